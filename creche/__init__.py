@@ -1,0 +1,26 @@
+"""creche: supervised actors for Trio, and the infrastructure a service needs built on them."""
+
+from .runtime.actor import Actor as Actor
+from .runtime.actor import message as message
+from .runtime.backoff import Backoff as Backoff
+from .runtime.context import current_deadline as current_deadline
+from .runtime.errors import ActorStopped as ActorStopped
+from .runtime.errors import CallCycle as CallCycle
+from .runtime.errors import CallFailed as CallFailed
+from .runtime.errors import DeadlineExceeded as DeadlineExceeded
+from .runtime.errors import DomainError as DomainError
+from .runtime.errors import Killed as Killed
+from .runtime.errors import MailboxFull as MailboxFull
+from .runtime.errors import NotDelivered as NotDelivered
+from .runtime.errors import OutcomeUnknown as OutcomeUnknown
+from .runtime.errors import PeerFailed as PeerFailed
+from .runtime.errors import StartFailed as StartFailed
+from .runtime.errors import TreeFailed as TreeFailed
+from .runtime.handle import Handle as Handle
+from .runtime.runtime import Runtime as Runtime
+from .runtime.spec import child as child
+from .supervisors.budget import Intensity as Intensity
+from .supervisors.opening import open_runtime as open_runtime
+from .supervisors.supervisor import supervisor as supervisor
+
+__version__ = "0.1.0.dev0"

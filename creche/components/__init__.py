@@ -1,0 +1,1 @@
+"""The components: one package each, with the same names in each."""

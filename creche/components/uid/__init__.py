@@ -1,0 +1,1 @@
+"""Unique ids: UUIDv7 and Snowflake."""

@@ -1,0 +1,141 @@
+"""The `Actor` base class and the table of its messages.
+
+An actor is a class; its public `async def` methods are its messages; its state is touched by its own task only. The table is made once
+per class, and everything that is wrong with a class is reported then, before any actor of it starts.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from .errors import SpecInvalid
+
+if TYPE_CHECKING:
+    from .context import ActorContext
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+# Names that the runtime gives a meaning of its own. They are overridden, not sent.
+RESERVED = frozenset({"context", "lifespan", "config", "validate", "apply", "handover"})
+_OPTIONS = "__creche_message__"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageOptions:
+    """What `@message(...)` declares. See there."""
+
+    on_caller_gone: Literal["finish", "cancel"] = "finish"
+    raises: tuple[type[Exception], ...] = ()
+
+
+DEFAULT_OPTIONS = MessageOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class MessageSpec:
+    """One row of an actor class's message table, flattened for the hot path."""
+
+    name: str
+    cancel_when_gone: bool
+    raises: tuple[type[Exception], ...]
+
+
+def message(
+    *,
+    on_caller_gone: Literal["finish", "cancel"] = "finish",
+    raises: type[Exception] | tuple[type[Exception], ...] = (),
+) -> Callable[[F], F]:
+    """Declare options of one message.
+
+    Parameters
+    ----------
+    on_caller_gone
+        What becomes of a *running* handler when its caller is cancelled or out of time. ``"finish"`` (default): the caller leaves at
+        once and the handler goes on, for a client's timeout must not stop an actor between two writes. ``"cancel"``: the handler is
+        cancelled and the caller leaves when it has unwound; for what only reads, waits, or may be repeated. A request still queued is
+        revoked in both cases and never runs.
+    raises
+        Exceptions that are answers: they reach the caller and the actor lives. `DomainError` always is one. Every other exception
+        crashes the incarnation.
+
+    Raises
+    ------
+    SpecInvalid
+        An option has a value that it cannot take.
+    """
+    declared = raises if isinstance(raises, tuple) else (raises,)
+    if on_caller_gone not in ("finish", "cancel"):
+        raise SpecInvalid("on_caller_gone", on_caller_gone, "use 'finish' or 'cancel'")
+    for kind in declared:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise SpecInvalid("raises", kind, "name subclasses of Exception")
+    options = MessageOptions(on_caller_gone, declared)
+
+    def mark(function: F) -> F:
+        setattr(function, _OPTIONS, options)
+        return function
+
+    return mark
+
+
+class Actor:
+    """Base class of all actors.
+
+    Public ``async def`` methods are messages. ``self.context`` is there before ``__init__`` runs. A fresh object is constructed for each
+    incarnation, so a restart never sees the state that led to a crash.
+
+    Override `lifespan` to hold resources for as long as an incarnation lives.
+    """
+
+    context: ActorContext
+    __messages__: ClassVar[dict[str, MessageSpec]] = {}
+    __plain__: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        table = dict(cls.__messages__)
+        for name, member in vars(cls).items():
+            spec = _message_spec(cls, name, member)
+            if spec is not None:
+                table[name] = spec
+        cls.__messages__ = table
+        cls.__plain__ = cls.lifespan is Actor.lifespan
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Resources of one incarnation: entered before the first message, left after the last one, also after a crash.
+
+        The actor is ready when the context manager has been entered. An error in it is a crash, or a failed start for the first
+        incarnation. On a kill the exit runs cancelled; shield what must still be awaited.
+        """
+        yield
+
+
+def _message_spec(cls: type[Actor], name: str, member: object) -> MessageSpec | None:
+    if name.startswith("_") or name in RESERVED:
+        return None
+    where = f"{cls.__qualname__}.{name}"
+    inherited = _inherited_options(cls, name)
+    if inspect.isasyncgenfunction(member):
+        raise SpecInvalid(where, member, "a message answers once; hand out a memory channel for a stream")
+    if inspect.iscoroutinefunction(member) or hasattr(member, _OPTIONS):
+        options: MessageOptions = getattr(member, _OPTIONS, inherited or DEFAULT_OPTIONS)
+        return MessageSpec(name, options.on_caller_gone == "cancel", options.raises)
+    if inspect.isfunction(member):
+        raise SpecInvalid(where, member, "public methods are messages: make it `async def`, or private with a leading underscore")
+    if inherited is not None:
+        raise SpecInvalid(where, member, "hides a message of the base class by something that is no message")
+    return None
+
+
+def _inherited_options(cls: type[Actor], name: str) -> MessageOptions | None:
+    """An override keeps the options its base declared, unless it declares its own."""
+    for base in cls.__mro__[1:]:
+        spec = vars(base).get("__messages__", {}).get(name)
+        if spec is not None:
+            return MessageOptions("cancel" if spec.cancel_when_gone else "finish", spec.raises)
+    return None

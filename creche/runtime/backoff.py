@@ -1,0 +1,47 @@
+"""Delays between restarts: pure policy, the randomness is passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from .checks import require
+
+
+class Jitter(Protocol):
+    """The part of `random.Random` that a backoff uses."""
+
+    def uniform(self, a: float, b: float, /) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before the n-th restart in a row, in seconds.
+
+    The first `free` restarts come at once: most crashes are one bad message. After them the delay is ``first * factor**k`` up to `cap`,
+    spread by ±`jitter` (a fraction). An incarnation that stayed up for `reset_after` seconds is healthy and starts the count anew.
+    """
+
+    first: float = 0.05
+    factor: float = 2.0
+    cap: float = 30.0
+    jitter: float = 0.1
+    free: int = 1
+    reset_after: float = 10.0
+
+    def __post_init__(self) -> None:
+        require(self, "first", self.first >= 0, "seconds, not negative")
+        require(self, "factor", self.factor >= 1, "at least 1")
+        require(self, "cap", self.cap >= self.first, "at least `first`")
+        require(self, "jitter", 0 <= self.jitter <= 1, "a fraction between 0 and 1")
+        require(self, "free", self.free >= 0, "not negative")
+        require(self, "reset_after", self.reset_after > 0, "seconds, more than 0")
+
+    def delay(self, consecutive: int, rng: Jitter) -> float:
+        """Seconds before restart number `consecutive` (from 1) since the last healthy time."""
+        step = consecutive - self.free - 1
+        if step < 0:
+            return 0.0
+        # The exponent is bounded: 2.0**1100 would overflow long after the cap has been reached.
+        delay = min(self.cap, self.first * self.factor ** min(step, 64))
+        return delay * rng.uniform(1 - self.jitter, 1 + self.jitter)

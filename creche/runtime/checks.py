@@ -1,0 +1,16 @@
+"""Validation of frozen option values, one predicate a line."""
+
+from __future__ import annotations
+
+from .errors import SpecInvalid
+
+
+def require(owner: object, name: str, holds: bool, fix: str) -> None:
+    """Raise `SpecInvalid` for the field `name` of `owner` unless it `holds`; `fix` says what it should be."""
+    if not holds:
+        raise SpecInvalid(f"{type(owner).__name__}.{name}", getattr(owner, name), fix)
+
+
+def require_one_of(owner: object, name: str, choices: tuple[object, ...]) -> None:
+    """Raise `SpecInvalid` unless the field `name` of `owner` is one of `choices`."""
+    require(owner, name, getattr(owner, name) in choices, f"one of {', '.join(map(repr, choices))}")

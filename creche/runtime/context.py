@@ -1,0 +1,145 @@
+"""What travels with a task: the actor it belongs to, and the caller's trace and log context.
+
+Two context variables and nothing else. `BAGGAGE` rides in every envelope: the sender's value is read at the call, and set in the actor's
+task before the handler runs. `PLACE` says on whose behalf a task runs; it is set once per task and never travels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
+
+if TYPE_CHECKING:
+    from .cell import Cell
+    from .handle import Handle
+    from .intake import Intake
+    from .runtime import Runtime
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Baggage = Mapping[str, object]
+
+BAGGAGE: ContextVar[Baggage] = ContextVar("creche.baggage", default={})
+
+
+class Place(Protocol):
+    """An actor's own task (`Cell`), or a background task of one."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def incarnation(self) -> int: ...
+
+    @property
+    def inherited_deadline(self) -> float: ...
+
+    @property
+    def serial(self) -> Intake | None:
+        """The cell whose message in hand cannot end before this task does; None for background tasks."""
+
+
+class Lease(Protocol):
+    """A right that an actor lends to its handles, so that the hot path needs no message."""
+
+    def revoke(self) -> None:
+        """Take it back. Synchronous: called when the incarnation ends, before a successor starts. Must not raise."""
+
+
+PLACE: ContextVar[Place | None] = ContextVar("creche.place", default=None)
+
+
+class Background:
+    """The place of a background task: its actor's identity, but nobody's handler waits for it."""
+
+    __slots__ = ("incarnation", "path")
+    inherited_deadline = float("inf")
+    serial = None
+
+    def __init__(self, cell: Cell) -> None:
+        self.path = cell.path
+        self.incarnation = cell.incarnation
+
+
+def baggage() -> Baggage:
+    """The trace and log context of this task. Never mutate it; use `carrying`."""
+    return BAGGAGE.get()
+
+
+@contextmanager
+def carrying(**items: object) -> Iterator[None]:
+    """Add items to the baggage of everything that is called inside the block."""
+    token = BAGGAGE.set({**BAGGAGE.get(), **items})
+    try:
+        yield
+    finally:
+        BAGGAGE.reset(token)
+
+
+def current_deadline() -> float:
+    """The deadline stamped on the message in hand, in seconds of `trio.current_time()`; infinity without one.
+
+    Calls that a handler makes inherit it by themselves. Read it to decide whether an optional step is still worth starting.
+    """
+    place = PLACE.get()
+    return float("inf") if place is None else place.inherited_deadline
+
+
+def actor_path() -> str | None:
+    """The path of the actor on whose behalf this task runs, or None outside of actors."""
+    place = PLACE.get()
+    return None if place is None else place.path
+
+
+class ActorContext:
+    """An actor's way to its runtime: `self.context`."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    @property
+    def path(self) -> str:
+        """Where the actor stands in the tree, for instance ``"root/service/greeter"``."""
+        return self._cell.path
+
+    @property
+    def incarnation(self) -> int:
+        """1 for the first life, one more for each restart."""
+        return self._cell.incarnation
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime that this actor lives in."""
+        return self._cell.runtime
+
+    @property
+    def handle(self) -> Handle[Any]:
+        """A handle to this actor itself, to give to others."""
+        return self._cell.handle()
+
+    def spawn(self, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
+        """Run `fn(*args)` in the background for at most as long as this incarnation lives.
+
+        It shares the actor's state and interleaves with its handlers at awaits. It is cancelled when the incarnation ends, and the next
+        one does not begin before it has ended. An exception in it crashes the incarnation. It runs with clean context variables.
+        """
+        self._cell.companion().spawn(fn, args)
+
+    def exit(self) -> None:
+        """End this incarnation after the message in hand. A permanent actor starts anew; a transient or temporary one is done."""
+        self._cell.exit()
+
+    def grant(self, lease: Lease) -> None:
+        """Lend a right to this actor's handles. It is revoked, synchronously, when the incarnation ends or another one is granted."""
+        self._cell.grant(lease)
+
+    def keep(self, name: str, make: Callable[[], T], close: Callable[[T], object]) -> T:
+        """A resource that outlives incarnations, such as a bound socket.
+
+        The first call makes it; later ones, also in later incarnations, give the same object. `close` is called at the final stop.
+        """
+        return self._cell.keep(name, make, close)

@@ -1,0 +1,211 @@
+"""The vocabulary of what can go wrong, sorted by who is to blame.
+
+* The **outcomes of a call** (`CallFailed` and its subclasses) say what became of one message, and so whether a retry is safe.
+* **Refusals** of the caller's own doing (`CallCycle`, `NotStarted`, `ConfigInvalid`, `SpecInvalid`) are raised before anything
+  has happened.
+* **Causes of a crash** (`Killed`, `IncarnationEnded`, `IntensityExceeded`) appear as `__cause__` and in events.
+* `DomainError` is the author's own vocabulary: an answer, never a crash.
+
+Errors are named for the state they report, carry machine-readable fields, and are made fresh for each caller: one exception object
+raised in a thousand tasks grows a traceback of three thousand entries and pins all their frames.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import trio
+
+NotDeliveredReason = Literal["crash", "overflow", "expired", "parked", "stuck", "closed", "not_sent"]
+
+
+class CrecheError(Exception):
+    """Root of every error that creche itself raises."""
+
+
+# --- outcomes of a call -------------------------------------------------------------------------------------------------------
+
+
+class CallFailed(CrecheError):
+    """A call ended without a value and without a declared error. `path` names the actor that was called."""
+
+    def __init__(self, path: str, detail: str = "") -> None:
+        super().__init__(f"{path}: {detail or self.__class__.__name__}")
+        self.path = path
+
+
+class NotDelivered(CallFailed):
+    """The message was never handled, so a retry is safe, whatever the message does.
+
+    `reason` says why; `retry_after` (seconds, or None when nothing is known) says when a retry has a chance.
+    Contrast `OutcomeUnknown`, where the handler had begun.
+    """
+
+    def __init__(self, path: str, reason: NotDeliveredReason, retry_after: float | None = None) -> None:
+        hint = "" if retry_after is None else f", retry after {retry_after:.3g} s"
+        super().__init__(path, f"not delivered ({reason}{hint})")
+        self.reason: NotDeliveredReason = reason
+        self.retry_after = retry_after
+
+
+class MailboxFull(NotDelivered, trio.WouldBlock):
+    """`cast_nowait` found no room. Awaiting `cast` waits for room instead."""
+
+    def __init__(self, path: str, capacity: int) -> None:
+        super().__init__(path, "overflow")
+        self.capacity = capacity
+
+
+class OutcomeUnknown(CallFailed):
+    """The handler had begun when its incarnation died: the effect may or may not have happened.
+
+    `__cause__` is the crash. Retry only what is idempotent. Contrast `NotDelivered`.
+    """
+
+    def __init__(self, path: str, detail: str = "outcome unknown: the actor died while handling the message") -> None:
+        super().__init__(path, detail)
+
+
+class ActorStopped(CallFailed):
+    """The actor has ended for good; its handle will never answer again. `__cause__` is the last failure, if one ended it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "the actor has stopped for good")
+
+
+class PeerFailed(CallFailed):
+    """The actor that was called lives, but one that it called in turn failed.
+
+    As unknown as `OutcomeUnknown`: the handler had begun. `origin` is the path of the actor that failed; `cause` its error.
+    """
+
+    def __init__(self, path: str, origin: str, cause: CallFailed) -> None:
+        super().__init__(path, f"a call made by the handler failed at {origin}: {cause}")
+        self.origin = origin
+        self.cause = cause
+
+
+class DeadlineExceeded(CallFailed, trio.TooSlowError):
+    """The time given with `within()` ran out. `delivered` False: never handled (retry is safe); True: the handler had begun."""
+
+    def __init__(self, path: str, delivered: bool) -> None:
+        super().__init__(path, f"deadline exceeded ({'while being handled' if delivered else 'before it was handled'})")
+        self.delivered = delivered
+
+
+# --- the caller's own mistakes ------------------------------------------------------------------------------------------------
+
+
+class CallCycle(CrecheError):
+    """The call would wait for itself. `chain` lists the paths, from the caller round to the caller again."""
+
+    def __init__(self, chain: tuple[str, ...]) -> None:
+        super().__init__("call cycle: " + " -> ".join(chain) + "; use cast, or give one of them the data it asks for")
+        self.chain = chain
+
+
+class NotStarted(CrecheError):
+    """The handle is not bound to a running actor yet: its app or runtime has not started it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} is not running: enter `app.open()` / `app.run()`, or await `runtime.start(...)` first")
+        self.name = name
+
+
+class SpecInvalid(CrecheError, ValueError):
+    """A child spec, an actor class or an option is wrong. Raised before anything has started."""
+
+    def __init__(self, field: str, value: object, fix: str) -> None:
+        super().__init__(f"{field} = {value!r}: {fix}")
+        self.field = field
+        self.value = value
+
+
+class ConfigInvalid(CrecheError, ValueError):
+    """A configuration value is wrong. `path` leads to it (`$.pool_size`)."""
+
+    def __init__(self, path: str, value: object, reason: str) -> None:
+        super().__init__(f"{path} = {value!r}: {reason}")
+        self.path = path
+        self.value = value
+        self.reason = reason
+
+
+# --- causes of crashes and ends -----------------------------------------------------------------------------------------------
+
+
+class Killed(CrecheError):
+    """The incarnation was killed on purpose. `reason` is what the killer said."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"killed: {reason}")
+        self.reason = reason
+
+
+class IncarnationEnded(CrecheError):
+    """An actor's `lifespan` returned or swallowed an error, though nobody had asked the actor to stop."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path}: the incarnation ended without an error and without being stopped")
+        self.path = path
+
+
+class IntensityExceeded(CrecheError):
+    """A supervisor gave up: its children crashed more than `restarts` times in `window` seconds.
+
+    `history` holds one line per crash, oldest first; `__cause__` is the last one.
+    """
+
+    def __init__(self, path: str, restarts: int, window: float, history: tuple[str, ...]) -> None:
+        lines = "".join(f"\n  {line}" for line in history)
+        super().__init__(f"{path}: more than {restarts} restarts in {window:g} s{lines}")
+        self.path = path
+        self.restarts = restarts
+        self.window = window
+        self.history = history
+
+
+class StartFailed(CrecheError):
+    """A child could not start, so whatever had started before it was stopped again. `__cause__` is the reason."""
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(f"{path}: failed to start: {detail}")
+        self.path = path
+
+
+class TreeFailed(CrecheError):
+    """The supervision tree as a whole has failed: the root gave up. `__cause__` is the chain of failures that led there."""
+
+
+class Unavailable(CrecheError):
+    """A component's backend is down at the moment: weather, not a bug. `retry_after` is in seconds."""
+
+    def __init__(self, name: str, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{name} is unavailable: {reason}")
+        self.name = name
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class InternalError(CrecheError):
+    """creche broke one of its own rules. Please report it."""
+
+
+# --- the author's vocabulary --------------------------------------------------------------------------------------------------
+
+
+class DomainError(CrecheError):
+    """An error that is an answer: it reaches the caller as it is and never crashes the actor that raised it.
+
+    Subclass it for each error of your domain and set the class attributes. `code` is your own number, `message` is safe to show to
+    the client; `cause` is kept as `__cause__` for the logs and its text never leaves the process.
+    """
+
+    http_status: ClassVar[int] = 400
+    grpc_status: ClassVar[str] = "INVALID_ARGUMENT"
+
+    def __init__(self, code: int, message: str, cause: BaseException | None = None) -> None:
+        super().__init__(f"[{code}] {message}")
+        self.code = int(code)
+        self.message = message
+        self.__cause__ = cause

@@ -1,0 +1,160 @@
+"""What happened in a tree, as typed values on one hook.
+
+Logs, metrics, traces, the observer and tests are adapters that subscribe here. With no subscriber an event is not even constructed:
+every place that emits asks `if events.on:` first.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events. `time` is in seconds of the runtime's clock; `path` names the actor or supervisor."""
+
+    time: float
+    path: str
+    incarnation: int
+
+    @property
+    def kind(self) -> str:
+        """The event's name, for logs and metrics."""
+        return type(self).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Event):
+    """An incarnation begins: construction is next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Event):
+    """The incarnation takes messages. `after` is seconds since it started."""
+
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed(Event):
+    """An incarnation died. `error` is one line, `detail` the formatted traceback; `queued` messages wait for the successor."""
+
+    error: str
+    detail: str
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restarting(Event):
+    """A successor will start in `delay` seconds. `restarts` counts all so far."""
+
+    delay: float
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRestart(Event):
+    """A supervisor restarts several children because one of them crashed. `children` in start order."""
+
+    children: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Escalated(Event):
+    """A supervisor gave up and hands the failure to its parent."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(Event):
+    """The end, for good. `error` is the last failure when it was one that ended it, else empty."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadStop(Event):
+    """An error while being stopped: logged, no crash, no restart."""
+
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter(Event):
+    """A cast that nobody will ever handle. `reason` as in `NotDelivered`."""
+
+    message: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overflowed(Event):
+    """A full mailbox refused or dropped a message."""
+
+    message: str
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck(Event):
+    """A cancelled handler did not unwind within its grace. `stack` shows where it stands."""
+
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unstopped(Event):
+    """An actor was told to stop, then cancelled, and is still there. `stack` shows where it stands."""
+
+    stack: str
+
+
+Hook = Callable[[Event], None]
+
+
+class EventHub:
+    """Hands each event to every subscriber, in the emitter's task, synchronously.
+
+    A hook that raises is reported on `sys.unraisablehook` and stays subscribed: observing must never change what is observed.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: tuple[Hook, ...] = ()
+        self.on = False
+
+    def subscribe(self, hook: Hook) -> Callable[[], None]:
+        """Call `hook(event)` for each event from now on. Returns a function that ends it (idempotent)."""
+        self._set((*self._hooks, hook))
+
+        def unsubscribe() -> None:
+            self._set(tuple(other for other in self._hooks if other is not hook))
+
+        return unsubscribe
+
+    def emit(self, event: Event) -> None:
+        """Deliver one event."""
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception as error:
+                sys.unraisablehook(_Unraisable(error, hook))
+
+    def _set(self, hooks: tuple[Hook, ...]) -> None:
+        self._hooks = hooks
+        self.on = bool(hooks)
+
+
+class _Unraisable:
+    """The shape that `sys.unraisablehook` takes; CPython's own type cannot be constructed."""
+
+    def __init__(self, error: Exception, hook: Hook) -> None:
+        self.exc_type = type(error)
+        self.exc_value = error
+        self.exc_traceback = error.__traceback__
+        self.err_msg: str | None = "Exception ignored in a creche event hook"
+        self.object: Any = hook

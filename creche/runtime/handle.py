@@ -1,0 +1,191 @@
+"""Handles: how others reach an actor. Typed, and valid across restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
+
+import trio
+
+from .actor import Actor, MessageSpec
+from .errors import NotStarted
+
+if TYPE_CHECKING:
+    from .cell import Cell
+    from .node import Node
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A_co = TypeVar("A_co", covariant=True, bound=Actor)
+
+NEVER = float("inf")
+
+
+class Handle(Generic[A_co]):
+    """A way to one actor, typed by its class.
+
+    ``handle.ask.method(...)`` calls and awaits the reply; ``handle.call(Class.method, ...)`` is the primitive under it. A handle stays
+    valid across restarts. After the actor's final stop every use raises `ActorStopped`.
+    """
+
+    __slots__ = ("_ask", "_cell", "_name")
+
+    def __init__(self, name: str, cell: Cell | None = None) -> None:
+        self._name = name
+        self._cell = cell
+        self._ask: _Ask | None = None
+
+    def __repr__(self) -> str:
+        return f"<Handle {self._name} (not started)>" if self._cell is None else f"<Handle {self._cell!r}>"
+
+    @property
+    def path(self) -> str:
+        """Where the actor stands in its tree."""
+        return self._bound().path
+
+    @property
+    def ask(self) -> A_co:
+        """A proxy with the actor's messages as methods: send, and await the reply."""
+        if self._ask is None:
+            self._ask = _Ask(self._bound(), None)
+        return cast("A_co", self._ask)
+
+    def call(
+        self, method: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]:
+        """Send a message and await its reply: exactly one outcome.
+
+        Returns what the handler returns and raises what it declares. Otherwise raises one of the `CallFailed` errors: `NotDelivered`
+        (never handled), `OutcomeUnknown` (the actor died over it), `PeerFailed`, `ActorStopped`; or `CallCycle`, before anything was
+        sent. A cancelled caller revokes a request that is still queued; `message` says what becomes of a running one.
+        """
+        cell = self._bound()
+        return cell.call(message_of(cell, method.__name__), args, kwargs)
+
+    async def cast(
+        self, method: Callable[Concatenate[Any, P], Awaitable[object]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Send a message without waiting for a reply; wait for room if the mailbox is full.
+
+        Raises `NotDelivered` or `ActorStopped` when the message was not accepted. If cancelled, nothing was accepted.
+        """
+        cell = self._bound()
+        await cell.cast(message_of(cell, method.__name__), args, kwargs, NEVER)
+
+    def cast_nowait(
+        self, method: Callable[Concatenate[Any, P], Awaitable[object]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Send without waiting at all. Raises `MailboxFull` (a `trio.WouldBlock`), `NotDelivered` or `ActorStopped`."""
+        cell = self._bound()
+        cell.cast_nowait(message_of(cell, method.__name__), args, kwargs, NEVER)
+
+    def within(self, seconds: float = NEVER, *, expires: float = NEVER) -> Within[A_co]:
+        """The same actor, with a limit on time.
+
+        Parameters
+        ----------
+        seconds
+            For calls: the whole time until the reply. It is stamped on the message: the handler can read it, and calls that the
+            handler makes inherit it. When it runs out the caller gets `DeadlineExceeded`. For casts: the time to wait for room.
+        expires
+            For casts: seconds after which a message that still waits in the mailbox is dropped unhandled.
+        """
+        return Within(self._bound(), seconds, expires)
+
+    @property
+    def _node(self) -> Node | None:
+        return self._cell
+
+    def _bind(self, node: Node) -> None:
+        self._cell = cast("Cell", node)
+        self._ask = None
+
+    def _unbind(self) -> None:
+        self._cell = self._ask = None
+
+    def _bound(self) -> Cell:
+        if self._cell is None:
+            raise NotStarted(self._name)
+        return self._cell
+
+
+class Within(Generic[A_co]):
+    """A handle with a limit on time; made by `Handle.within`."""
+
+    __slots__ = ("_cell", "_expires", "_seconds")
+
+    def __init__(self, cell: Cell, seconds: float, expires: float) -> None:
+        self._cell = cell
+        self._seconds = seconds
+        self._expires = expires
+
+    @property
+    def ask(self) -> A_co:
+        """As `Handle.ask`."""
+        return cast("A_co", _Ask(self._cell, self._seconds))
+
+    def call(
+        self, method: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]:
+        """As `Handle.call`; also raises `DeadlineExceeded`."""
+        deadline = trio.current_time() + self._seconds
+        return self._cell.call(message_of(self._cell, method.__name__), args, kwargs, deadline)
+
+    async def cast(
+        self, method: Callable[Concatenate[Any, P], Awaitable[object]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """As `Handle.cast`; raises `trio.TooSlowError` when there was no room in time."""
+        spec = message_of(self._cell, method.__name__)
+        expires = trio.current_time() + self._expires
+        if self._seconds == NEVER:
+            await self._cell.cast(spec, args, kwargs, expires)
+        else:
+            with trio.fail_after(self._seconds):
+                await self._cell.cast(spec, args, kwargs, expires)
+
+    def cast_nowait(
+        self, method: Callable[Concatenate[Any, P], Awaitable[object]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """As `Handle.cast_nowait`."""
+        expires = trio.current_time() + self._expires
+        self._cell.cast_nowait(message_of(self._cell, method.__name__), args, kwargs, expires)
+
+
+class _Ask:
+    """Senders by name, made on first use and then found in the instance without a call of `__getattr__`."""
+
+    def __init__(self, cell: Cell, seconds: float | None) -> None:
+        self.__cell = cell
+        self.__seconds = seconds
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        cell = self.__cell
+        spec = message_of(cell, name)
+        seconds = self.__seconds
+        call = cell.call
+
+        if seconds is None:
+
+            def send(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+                return call(spec, args, kwargs)
+
+        else:
+
+            def send(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+                return call(spec, args, kwargs, trio.current_time() + seconds)
+
+        self.__dict__[name] = send
+        return send
+
+
+def message_of(cell: Cell, name: str) -> MessageSpec:
+    """The row of the actor's message table, or an AttributeError that says what there is."""
+    table = cell.messages
+    try:
+        return table[name]
+    except KeyError:
+        known = ", ".join(sorted(table)) or "none"
+        raise AttributeError(
+            f"{name!r} is no message of {cell.path}; its messages are: {known}. "
+            "Messages are public `async def` methods; anything else of an actor is its own"
+        ) from None

@@ -1,0 +1,216 @@
+"""The caller's side of a cell: admission, backpressure, the wait-for graph.
+
+Everything here runs in the sender's task. What the actor's own task does is in `cell`.
+
+A call that finds the mailbox full waits in its overflow queue with the sleep it needs anyway; a cast that does so is woken when it moves up.
+Either way it keeps its place, and it can be revoked. `refusal` is what senders meet first: None while the cell takes messages, else what
+makes the error that tells why not. A new error for each sender.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import current_task, wait_task_rescheduled
+
+from . import events
+from .actor import Actor, MessageSpec
+from .context import BAGGAGE, PLACE
+from .envelope import NEVER, RUNNING, Cast, Request, Waiting, WaitingCast
+from .errors import CallCycle, CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
+from .mailbox import Mailbox
+from .life import Life
+
+if TYPE_CHECKING:
+    from .node import Parent
+    from .runtime import Runtime
+    from .spec import ChildOptions
+
+# A cast yields to the scheduler once in so many: each time would cost ten times the cast, never would starve the actor.
+YIELD_EVERY = 64
+
+
+class Intake(Life):
+    """A node that takes messages."""
+
+    __slots__ = (
+        "_hungry",
+        "_mailbox",
+        "_waits_for",
+        "deadlines",
+        "discarded",
+        "messages",
+        "refusal",
+        "revoked",
+    )
+
+    def __init__(
+        self, runtime: Runtime, parent: Parent, name: str, options: ChildOptions, cls: type[Actor]
+    ) -> None:
+        super().__init__(runtime, parent, name, options)
+        self.messages: dict[str, MessageSpec] = cls.__messages__
+        self.deadlines = runtime.deadlines
+        self.refusal: Callable[[], CallFailed] | None = None
+        self.discarded = self.revoked = 0
+        self._mailbox = Mailbox(options.mailbox)
+        self._hungry = False  # the actor's task is parked and waits for a message
+        self._waits_for: list[Intake] | None = None
+
+    @abstractmethod
+    def declare_stuck(self) -> None:
+        """The handler was cancelled and did not unwind in its grace."""
+
+    @abstractmethod
+    def cancel_message(self, reason: str) -> None:
+        """Cancel the handler of the message in hand, and nothing else."""
+
+    @property
+    def queued(self) -> int:
+        return len(self._mailbox)
+
+    # --- sending --------------------------------------------------------------------------------------------------------------
+
+    async def call(
+        self, spec: MessageSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: float = NEVER
+    ) -> Any:
+        """Send and await the one outcome. See `Handle.call`."""
+        if self.refusal is not None:
+            raise self.refusal()
+        request = Request(self, spec, args, kwargs, BAGGAGE.get())
+        place = PLACE.get()
+        if place is not None:
+            deadline = min(deadline, place.inherited_deadline)
+            if place.serial is not None:
+                return await self._call_from(place.serial, request, deadline)
+        self._submit(request, deadline)
+        return await wait_task_rescheduled(request.abort)
+
+    async def _call_from(self, caller: Intake, request: Request, deadline: float) -> Any:
+        """A call made while `caller` handles a message: an edge of the wait-for graph while it lasts."""
+        with_edge = caller.edge_to(self)
+        try:
+            self._submit(request, deadline)
+            return await wait_task_rescheduled(request.abort)
+        finally:
+            with_edge.remove(self)
+
+    def _submit(self, request: Request, deadline: float) -> None:
+        self._admit(request)
+        request.task = current_task()
+        if deadline != NEVER:
+            request.stamp(deadline)
+        if self._hungry:
+            self.wake()
+
+    async def cast(self, spec: MessageSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], expires: float) -> None:
+        """Send, and wait for room if there is none. See `Handle.cast`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._mailbox.full() or self.spec.overflow != "wait" or self.refusal is not None:
+            self.cast_nowait(spec, args, kwargs, expires)
+            if len(self._mailbox) % YIELD_EVERY == 0:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        await self._wait_for_room((spec, args, kwargs, BAGGAGE.get(), expires))
+
+    async def _wait_for_room(self, item: Cast) -> None:
+        waiting = WaitingCast(self, item)
+        place = PLACE.get()
+        edges = None if place is None or place.serial is None else place.serial.edge_to(self)
+        try:
+            self._mailbox.put_waiting(waiting)
+            waiting.task = current_task()
+            await wait_task_rescheduled(waiting.abort)
+        finally:
+            if edges is not None:
+                edges.remove(self)
+
+    def cast_nowait(
+        self, spec: MessageSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], expires: float = NEVER
+    ) -> None:
+        """Send or raise. See `Handle.cast_nowait`."""
+        if self.refusal is not None:
+            raise self.refusal()
+        self._admit((spec, args, kwargs, BAGGAGE.get(), expires))
+        if self._hungry:
+            self.wake()
+
+    def edge_to(self, target: Intake) -> list[Intake]:
+        """Note that this cell's message in hand is about to wait for `target`. The caller removes the edge from the returned list.
+
+        Raises `CallCycle` if `target` waits for this cell already, directly or through others.
+        """
+        chain = _chain(target, self)
+        if chain is not None:
+            raise CallCycle((self.path, *chain))
+        if self._waits_for is None:
+            self._waits_for = []
+        self._waits_for.append(target)
+        return self._waits_for
+
+    def waits_for(self) -> Sequence[Intake]:
+        """The cells that the message in hand waits for at this moment."""
+        return self._waits_for or ()
+
+    # --- admission ------------------------------------------------------------------------------------------------------------
+
+    def _admit(self, item: Cast | Request) -> None:
+        if not self._mailbox.full():
+            self._mailbox.put(item)
+        elif self.spec.overflow == "wait" and isinstance(item, Request):
+            self._mailbox.put_waiting(item)
+        else:
+            self._overflow(item)
+
+    def _overflow(self, item: Cast | Request) -> None:
+        policy = self.spec.overflow
+        spec = item.spec if isinstance(item, Request) else item[0]
+        if self.runtime.events.on:
+            self.emit(events.Overflowed, spec.name, policy)
+        if policy == "drop_oldest":
+            oldest = self._mailbox.take()
+            if oldest is not None:
+                self.refuse(oldest, "overflow")
+            self._mailbox.put(item)
+        elif isinstance(item, Request):
+            item.state = RUNNING  # it never was in the mailbox
+            raise NotDelivered(self.path, "overflow")
+        elif policy != "drop_newest":
+            raise MailboxFull(self.path, self._mailbox.capacity)
+
+    def bury(self, item: Waiting) -> None:
+        """`item` waits in the mailbox and must never run."""
+        self.revoked += 1
+        self._mailbox.bury(item)
+
+    def refuse(
+        self,
+        item: Cast | Waiting,
+        reason: NotDeliveredReason,
+        retry_after: float | None = None,
+        cause: BaseException | None = None,
+    ) -> None:
+        """Answer for a message that has been taken out of the mailbox unhandled."""
+        if isinstance(item, tuple):
+            self.dead_letter(item[0].name, reason)
+            return
+        item.state = RUNNING  # it is in the mailbox no more
+        item.fail(NotDelivered(self.path, reason, retry_after), cause)
+
+    def dead_letter(self, message: str, reason: str) -> None:
+        """A cast ends unhandled."""
+        if self.runtime.events.on:
+            self.emit(events.DeadLetter, message, reason)
+
+
+def _chain(start: Intake, goal: Intake) -> tuple[str, ...] | None:
+    """The paths from `start` to `goal` along the edges of the wait-for graph, or None."""
+    if start is goal:
+        return (start.path,)
+    for following in start.waits_for():
+        rest = _chain(following, goal)
+        if rest is not None:
+            return (start.path, *rest)
+    return None

@@ -1,0 +1,230 @@
+"""The restart loop, shared by actors and supervisors: what runs between two incarnations.
+
+Theory of operation
+-------------------
+`run` is a node's one task. It loops: wait until a start is allowed (`_admitted`: no delay to sit out, the start gate open), live one
+incarnation, and ask the parent what comes next. The question is asked synchronously in the same step in which the incarnation is recorded as
+dead, so no cancel and no stop can fall between the two.
+
+The task parks in one place (`_park`) and is woken in one place (`wake`): whoever clears `_parked` reschedules, so it happens once.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import trio
+from trio.lowlevel import Abort, checkpoint, current_task, wait_task_rescheduled
+
+from . import events
+from .deadlines import Timer
+from .errors import IncarnationEnded
+from .node import Node, State, Verdict, Want, one_line
+
+if TYPE_CHECKING:
+    from .node import Parent
+    from .runtime import Runtime
+    from .spec import ChildOptions
+
+NOT_YET = -1.0
+
+
+class Life(Node):
+    """A node with a task of its own."""
+
+    __slots__ = ("_began", "_condemned", "_ending", "_exiting", "_held", "_parked", "_ready_at", "_restart_at", "_task")
+
+    def __init__(self, runtime: Runtime, parent: Parent, name: str, options: ChildOptions) -> None:
+        super().__init__(runtime, parent, name, options)
+        self._task: trio.lowlevel.Task | None = None
+        self._parked = False
+        self._held = False  # the start gate is closed: the group is being restarted
+        self._restart_at = NOT_YET
+        self._began = self._ready_at = NOT_YET
+        self._condemned: Exception | None = None  # why this incarnation must die
+        self._exiting = False  # end without taking another message
+        self._ending = False  # some reason to look whether another message may be taken
+
+    # --- to be filled in ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def _incarnation(self) -> Exception | None:
+        """Live one life. Return what it died of; None if it was asked to end."""
+
+    @abstractmethod
+    def _abandon(self) -> None:
+        """The task is being cancelled from outside: answer for what is in hand."""
+
+    @abstractmethod
+    def _went_down(self, delay: float) -> None:
+        """The node will be restarted in `delay` seconds."""
+
+    @abstractmethod
+    def _ended(self, cause: Exception | None) -> None:
+        """The end for good: answer for everything."""
+
+    # --- the task -------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """See `Node`."""
+        self._resume()
+        try:
+            while await self._admitted():
+                self._after(await self._incarnation())
+                if self.state is State.DOWN and self._ready_at == NOT_YET:
+                    await checkpoint()  # died before it was ready: never spin in a constructor that fails
+        except BaseException:
+            self._abandon()
+            self.want = Want.SUSPEND
+            raise
+        finally:
+            self._task = None
+            if self.want is Want.DRAIN:
+                self.finalize(None)
+            elif self.state is not State.STOPPED:
+                self.move(State.SUSPENDED)
+
+    def _resume(self) -> None:
+        self._task = current_task()
+        if self.want is Want.SUSPEND:
+            self.want = Want.NOTHING
+        self._held = False
+        self._restart_at = NOT_YET
+
+    async def _admitted(self) -> bool:
+        """Wait until an incarnation may start. False: the task is to end."""
+        while self.want < Want.SUSPEND and self.state is not State.STOPPED:
+            if not self._held and trio.current_time() >= self._restart_at:
+                return True
+            await self._park()
+        return False
+
+    def _begin(self) -> None:
+        self.incarnation += 1
+        self._began = trio.current_time()
+        self._ready_at = NOT_YET
+        self._condemned = None
+        self._exiting = False
+        self._ending = self.want is not Want.NOTHING
+        self.move(State.STARTING)
+        if self.runtime.events.on:
+            self.emit(events.Started)
+
+    def _is_ready(self) -> None:
+        self._ready_at = trio.current_time()
+        if self.state is State.STARTING:
+            self.move(State.RUNNING)
+        if self.runtime.events.on:
+            self.emit(events.Ready, self._ready_at - self._began)
+
+    async def _park(self) -> None:
+        self._parked = True
+        await wait_task_rescheduled(self._unpark)
+
+    def _unpark(self, _raise_cancel: object) -> Abort:
+        self._parked = False
+        return Abort.SUCCEEDED
+
+    def wake(self) -> None:
+        """Let the node's task look again."""
+        if self._parked and self._task is not None:
+            self._parked = False
+            trio.lowlevel.reschedule(self._task)
+
+    # --- ends -----------------------------------------------------------------------------------------------------------------
+
+    def _after(self, failure: Exception | None) -> None:
+        """The incarnation has ended: what comes next? Synchronous: nothing can come between a crash and its verdict."""
+        if self.want is not Want.NOTHING:
+            if failure is not None:
+                self.bad_stop(failure)
+            if self.want is Want.PAUSE:
+                self.move(State.WAITING)
+        elif failure is None and self._exiting and self.spec.restart != "permanent":
+            self.finalize(None)
+        else:
+            self._crash(failure or IncarnationEnded(self.path))
+
+    def _crash(self, failure: Exception) -> None:
+        now = trio.current_time()
+        was_healthy = self._ready_at != NOT_YET and now - self._ready_at >= self.spec.backoff.reset_after
+        self.streak = 1 if was_healthy else self.streak + 1
+        detail = self.remember(failure)
+        if self.runtime.events.on:
+            self.emit(events.Crashed, one_line(failure), detail, self.queued)
+        if self.incarnation == 1 and self._ready_at == NOT_YET:
+            self.start_error = failure
+        verdict, delay = self.parent.child_crashed(self, failure)
+        if verdict is Verdict.STOP:
+            self.finalize(failure)
+        elif verdict is Verdict.SUSPEND:
+            self.want = max(self.want, Want.SUSPEND)
+        else:
+            self._go_down(verdict, now, delay)
+
+    def _go_down(self, verdict: Verdict, now: float, delay: float) -> None:
+        self.restarts += 1
+        self._restart_at = now + delay
+        self._held = verdict is Verdict.REGROUP
+        if delay and not self._held:
+            Timer(self.runtime.deadlines, self._restart_at, self.wake)
+        self._went_down(delay)
+        self.move(State.WAITING if self._held else State.DOWN)
+        if self.runtime.events.on:
+            self.emit(events.Restarting, delay, self.restarts)
+
+    def bad_stop(self, failure: Exception) -> None:
+        """An error while being stopped: no crash, but not lost either."""
+        detail = self.remember(failure)
+        if self.runtime.events.on:
+            self.emit(events.BadStop, one_line(failure), detail)
+
+    def finalize(self, cause: Exception | None) -> None:
+        """See `Node`."""
+        if self.state is State.STOPPED:
+            return
+        self._ended(cause)
+        if self.runtime.events.on:
+            self.emit(events.Stopped, "" if cause is None else one_line(cause))
+        self.move(State.STOPPED)
+
+    # --- control --------------------------------------------------------------------------------------------------------------
+
+    def ask_to(self, want: Want) -> None:
+        """See `Node`."""
+        if self.state is State.STOPPED or want <= self.want:
+            return
+        self.want = want
+        self._ending = True
+        self._held = self._held or want is Want.PAUSE
+        if self.state in (State.RUNNING, State.STARTING):
+            self.move(State.STOPPING)
+        elif self.state is State.DOWN and want is Want.PAUSE:
+            self.move(State.WAITING)
+        self.wake()
+
+    def open_gate(self) -> None:
+        """See `Node`."""
+        self._held = False
+        self._restart_at = NOT_YET
+        if self.want is Want.PAUSE:
+            self.want = Want.NOTHING
+        self.wake()
+
+    def condemn(self, failure: Exception) -> bool:
+        """See `Node`."""
+        if self._condemned is not None or self.state not in (State.RUNNING, State.STARTING, State.STOPPING):
+            return False
+        self._condemned = failure
+        self.cancel(one_line(failure))
+        return True
+
+    @property
+    def task(self) -> trio.lowlevel.Task | None:
+        """See `Node`."""
+        return self._task
+
+    def restart_in(self) -> float:
+        """Seconds until the next incarnation may start, as far as is known."""
+        return max(0.0, self._restart_at - trio.current_time())

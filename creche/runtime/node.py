@@ -1,0 +1,230 @@
+"""What actors and supervisors have in common: a place in the tree, a lifecycle, and a parent to answer to."""
+
+from __future__ import annotations
+
+import enum
+import traceback
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from .errors import InternalError
+
+if TYPE_CHECKING:
+    from .events import Event
+    from .runtime import Runtime
+    from .spec import ChildOptions, Spec
+
+_HISTORY = 16  # crashes remembered per node, as text: a live exception would pin its frames
+
+
+class State(enum.Enum):
+    """Where a node is in its life."""
+
+    NEW = "new"
+    STARTING = "starting"
+    RUNNING = "running"
+    DOWN = "down"  # crashed, a successor is due
+    WAITING = "waiting"  # for its group to be restarted
+    STOPPING = "stopping"
+    SUSPENDED = "suspended"  # its task has ended, its mail is kept, it may run again
+    STOPPED = "stopped"  # for good
+
+
+_S = State
+# Who may follow whom. A state that can be left to nothing is the end.
+TRANSITIONS: dict[State, frozenset[State]] = {
+    _S.NEW: frozenset({_S.STARTING, _S.STOPPED, _S.SUSPENDED}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.STOPPING, _S.DOWN, _S.WAITING, _S.SUSPENDED, _S.STOPPED}),
+    _S.RUNNING: frozenset({_S.STOPPING, _S.DOWN, _S.WAITING, _S.SUSPENDED, _S.STOPPED}),
+    _S.DOWN: frozenset({_S.STARTING, _S.WAITING, _S.STOPPING, _S.SUSPENDED, _S.STOPPED}),
+    _S.WAITING: frozenset({_S.STARTING, _S.STOPPING, _S.SUSPENDED, _S.STOPPED}),
+    _S.STOPPING: frozenset({_S.WAITING, _S.SUSPENDED, _S.STOPPED}),
+    _S.SUSPENDED: frozenset({_S.STARTING, _S.STOPPED}),
+    _S.STOPPED: frozenset(),
+}
+
+AT_REST = frozenset({_S.NEW, _S.WAITING, _S.SUSPENDED, _S.STOPPED})
+
+
+class Want(enum.IntEnum):
+    """What a node has been asked to do. Later members are stronger; a stronger wish replaces a weaker one."""
+
+    NOTHING = 0
+    PAUSE = 1  # end the incarnation after the message in hand, keep the mail, wait for the gate
+    SUSPEND = 2  # the same, and end the task
+    DRAIN = 3  # finish the mail, then end for good
+
+
+class Verdict(enum.Enum):
+    """A supervisor's answer to a crash."""
+
+    RESTART = "restart"  # after a delay
+    REGROUP = "regroup"  # wait at the gate until the group is restarted
+    SUSPEND = "suspend"  # the supervisor itself is going down
+    STOP = "stop"  # this child is done
+
+
+class Parent(Protocol):
+    """What a node needs of its supervisor. Called synchronously, in the child's task: no await between a crash and its verdict."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def nursery(self) -> trio.Nursery: ...
+
+    def child_crashed(self, child: Node, failure: Exception) -> tuple[Verdict, float]:
+        """Decide; the number is the delay of a restart in seconds."""
+
+    def child_changed(self, child: Node) -> None:
+        """The child has moved to another state."""
+
+
+class Node(ABC):
+    """A cell or a supervisor."""
+
+    __slots__ = (
+        "_changed",
+        "history",
+        "incarnation",
+        "name",
+        "parent",
+        "path",
+        "restarts",
+        "runtime",
+        "spec",
+        "start_error",
+        "state",
+        "streak",
+        "want",
+    )
+
+    def __init__(self, runtime: Runtime, parent: Parent, name: str, options: ChildOptions) -> None:
+        self.runtime = runtime
+        self.parent = parent
+        self.name = name
+        self.path = f"{parent.path}/{name}" if parent.path else name
+        self.spec = options
+        self.state = State.NEW
+        self.want = Want.NOTHING
+        self.incarnation = 0
+        self.restarts = 0
+        self.streak = 0  # crashes since the last healthy time
+        self.history: deque[str] | None = None
+        self.start_error: Exception | None = None  # of the first start, for whoever waits for it
+        self._changed: trio.Event | None = None
+
+    # --- lifecycle, seen from the supervisor ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def run(self) -> None:
+        """The node's task: all its incarnations, until it is stopped or suspended."""
+
+    @abstractmethod
+    def ask_to(self, want: Want) -> None:
+        """Ask for an end of the incarnation, politely. Idempotent; never weakens an earlier wish."""
+
+    @abstractmethod
+    def cancel(self, reason: str) -> None:
+        """Cancel whatever the node is doing. For a node that was asked politely and did not follow."""
+
+    @abstractmethod
+    def open_gate(self) -> None:
+        """Let a node that waits for its group start again."""
+
+    @abstractmethod
+    def finalize(self, cause: Exception | None) -> None:
+        """The end for good, of a node whose task has ended."""
+
+    @abstractmethod
+    def condemn(self, failure: Exception) -> bool:
+        """Make the present incarnation die of `failure`. False if there is none, or it is dying of something else already."""
+
+    @property
+    @abstractmethod
+    def task(self) -> trio.lowlevel.Task | None:
+        """The node's task, if it has one at the moment."""
+
+    @abstractmethod
+    def children(self) -> Sequence[Node]:
+        """Child nodes in start order."""
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait in the mailbox."""
+        return 0
+
+    # --- state ----------------------------------------------------------------------------------------------------------------
+
+    def move(self, to: State) -> None:
+        """Enter a state and tell whoever waits for it."""
+        if to is self.state:
+            return
+        if to not in TRANSITIONS[self.state]:
+            raise InternalError(f"{self.path}: no transition from {self.state.value} to {to.value}")
+        self.state = to
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+        self.parent.child_changed(self)
+
+    async def wait_for(self, *states: State) -> State:
+        """Park until the node is in one of `states`, and return which."""
+        while self.state not in states:
+            await self.wait_for_change()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return self.state
+
+    async def wait_for_change(self) -> None:
+        """Park until the node moves to another state."""
+        if self._changed is None:
+            self._changed = trio.Event()
+        await self._changed.wait()
+
+    def emit(self, kind: Callable[..., Event], *values: object) -> None:
+        """Emit an event of this node; ask `runtime.events.on` first."""
+        self.runtime.events.emit(kind(trio.current_time(), self.path, self.incarnation, *values))
+
+    # --- crashes --------------------------------------------------------------------------------------------------------------
+
+    def remember(self, failure: Exception) -> str:
+        """Put a crash into the history as text and return its full text."""
+        if self.history is None:
+            self.history = deque(maxlen=_HISTORY)
+        self.history.append(f"{trio.current_time():.3f} {self.path}#{self.incarnation}: {one_line(failure)}")
+        return "".join(traceback.format_exception(failure))
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and the first line of its text."""
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def unwrap(error: Exception) -> Exception:
+    """The leaf of a group that has just one: nurseries wrap single errors too."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def stack_of(task: trio.lowlevel.Task | None) -> str:
+    """Where a task stands, outermost frame first, without touching it."""
+    if task is None:
+        return "(no task)"
+    frames = (traceback.FrameSummary(f.f_code.co_filename, line, f.f_code.co_name) for f, line in task.iter_await_frames())
+    return "".join(traceback.format_list(list(frames)))
+
+
+class Group(Protocol):
+    """What the runtime needs of its root: a node that takes children at run time."""
+
+    async def start_child(self, spec: Spec[Any]) -> Node:
+        """Start a child and wait until it is ready. Raises `StartFailed`."""
+
+    async def stop_child(self, child: Node) -> None:
+        """Stop a child for good, gracefully."""

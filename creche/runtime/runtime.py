@@ -1,0 +1,209 @@
+"""The runtime: one supervision tree with its clock, randomness, deadlines and events.
+
+Theory of operation
+-------------------
+The user's nursery is outside; the tree lives in a *host* task inside it, under a shielded scope. So a cancel of the user's code does not reach
+the tree directly, which would hit all of it in one tick: it makes `opened` ask the root to stop, and children stop in reverse order under
+their deadlines. The user's own body is not shielded. When the root gives up, the host raises `TreeFailed`, which cancels the user's body.
+
+The runtime is the root's parent. It calls no `trio.run`, touches no signal and assumes no main thread, so it also runs as a guest.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, cast
+
+import trio
+
+from . import events
+from .deadlines import Deadlines
+from .errors import Killed, NotStarted, TreeFailed
+from .node import Group, Node, State, Verdict, Want, stack_of
+from .spec import Bindable, Spec
+from .tree import TreeNode, picture
+
+H = TypeVar("H")
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+
+@dataclass(frozen=True, slots=True)
+class Unstopped:
+    """A node that did not end although it was asked to and then cancelled. `stack` shows where it stood at that moment."""
+
+    path: str
+    stack: str
+
+
+class Runtime:
+    """Made by `creche.open_runtime`. Everything in it is for use from its own Trio run."""
+
+    def __init__(self, name: str, root: Spec[Any], *, seed: int | None = None) -> None:
+        self.name = name
+        self.random = random.Random(seed)
+        self.deadlines = Deadlines()
+        self.events = events.EventHub()
+        self.unstopped: list[Unstopped] = []
+        self.path = ""  # it is the root's parent
+        self.stop_by = float("inf")
+        self._nursery: trio.Nursery | None = None
+        self._failure: Exception | None = None
+        self.root: Node = root.build(self, self, root.child_options.name or root.default_name())
+
+    def __repr__(self) -> str:
+        return f"<Runtime {self.name}: {self.root!r}>"
+
+    # --- for users --------------------------------------------------------------------------------------------------------------
+
+    async def start(self, spec: Spec[H]) -> H:
+        """Start a child of the root and wait until it is ready.
+
+        Raises `StartFailed` if it cannot start. If cancelled, what had started is stopped again.
+        """
+        return await self.start_with(spec, spec.new_handle())
+
+    async def start_with(self, spec: Spec[H], handle: H) -> H:
+        """As `start`, for a handle that has been handed out already."""
+        node = await cast("Group", self.root).start_child(spec)
+        cast("Bindable", handle)._bind(node)
+        return handle
+
+    async def stop(self, target: object) -> None:
+        """Stop an actor or component for good: close it to new work, drain, then cancel. Idempotent. `target` is its handle."""
+        node = self.node_of(target)
+        if node.state is not State.STOPPED:
+            await cast("Group", node.parent).stop_child(node)
+
+    def kill(self, target: object, reason: str) -> bool:
+        """Crash the present incarnation of `target` (a handle or a path) with `Killed(reason)`.
+
+        Its supervisor decides what comes next, as for any crash. False if there was nothing to kill: it is down or already dying.
+        """
+        return self.node_of(target).condemn(Killed(reason))
+
+    def tree(self) -> TreeNode:
+        """A picture of the whole tree at this moment. ``str()`` of it is text for people."""
+        return picture(self.root)
+
+    async def run_blocking(
+        self, fn: Callable[[*Ts], R], *args: *Ts, limiter: trio.CapacityLimiter | None = None
+    ) -> R:
+        """Run blocking code in a worker thread and wait for it. A cancel waits for `fn` to end: make `fn` interruptible."""
+        return await trio.to_thread.run_sync(fn, *args, limiter=limiter)
+
+    def now(self) -> float:
+        """Seconds of the runtime's clock."""
+        return trio.current_time()
+
+    def node_of(self, target: object) -> Node:
+        """The node that a handle or a path names. Raises `NotStarted` or KeyError."""
+        if isinstance(target, Node):
+            return target
+        if isinstance(target, str):
+            return _find(self.root, target)
+        node: Node | None = getattr(target, "_node", None)
+        if node is None:
+            raise NotStarted(repr(target))
+        return node
+
+    # --- the root's parent ------------------------------------------------------------------------------------------------------
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """The tree's nursery."""
+        assert self._nursery is not None
+        return self._nursery
+
+    def child_crashed(self, child: Node, failure: Exception) -> tuple[Verdict, float]:
+        """The root gave up, and there is nobody above it."""
+        self._failure = failure
+        return Verdict.STOP, 0.0
+
+    def child_changed(self, child: Node) -> None:
+        """Nothing to do: the host waits for the root's states itself."""
+
+    def report_unstopped(self, node: Node) -> None:
+        """A node was asked to stop, then cancelled, and is still there."""
+        stack = stack_of(node.task)
+        self.unstopped.append(Unstopped(node.path, stack))
+        if self.events.on:
+            node.emit(events.Unstopped, stack)
+
+    # --- opening and closing ----------------------------------------------------------------------------------------------------
+
+    async def host(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the tree until its root has ended."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self.deadlines.run)
+                Context().run(self._nursery.start_soon, self.root.run)
+                if await self.root.wait_for(State.RUNNING, State.STOPPED, State.SUSPENDED) is State.RUNNING:
+                    task_status.started()
+                await self.root.wait_for(State.STOPPED, State.SUSPENDED)
+                self._nursery.cancel_scope.cancel("the tree has ended")
+        self.root.finalize(self._failure)
+        if self._failure is not None:
+            self._raise_failure(self._failure)
+
+    def _raise_failure(self, failure: Exception) -> NoReturn:
+        self._failure = None
+        raise TreeFailed(f"{self.name}: {failure}") from failure
+
+    async def close(self, within: float) -> None:
+        """Stop the tree: politely, and after `within` seconds by cancelling all of it. Waits until it has ended."""
+        self.stop_by = trio.current_time() + within
+        self.root.ask_to(Want.DRAIN)
+        with trio.move_on_after(within):
+            await self.root.wait_for(State.STOPPED)
+        if self.root.state is not State.STOPPED:
+            self.root.cancel(f"the runtime did not stop within {within:g} s")
+            await self.root.wait_for(State.STOPPED, State.SUSPENDED)
+
+
+@asynccontextmanager
+async def opened(runtime: Runtime, stop_within: float) -> AsyncIterator[Runtime]:
+    """Hold a runtime open for the length of a block."""
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(runtime.host)
+            try:
+                yield runtime
+            finally:
+                with trio.CancelScope(shield=True):
+                    await runtime.close(stop_within)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+    else:
+        return
+    raise_single(error)
+
+
+def raise_single(error: BaseException) -> NoReturn:
+    """Raise what a nursery wrapped: the signal to end the process if there is one, the only leaf if there is one, else the group."""
+    leaves = list(_leaves(error))
+    for leaf in leaves:
+        if isinstance(leaf, (KeyboardInterrupt, SystemExit)):
+            raise leaf from leaf.__cause__
+    if len(leaves) == 1:
+        raise leaves[0] from leaves[0].__cause__
+    raise error
+
+
+def _leaves(error: BaseException) -> Sequence[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+def _find(node: Node, path: str) -> Node:
+    if node.path == path:
+        return node
+    for child in node.children():
+        if path == child.path or path.startswith(child.path + "/"):
+            return _find(child, path)
+    raise KeyError(path)

@@ -1,0 +1,201 @@
+"""Child specs: how a node is made, and the rules it lives under. Plain frozen data, validated when it is made."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Self, TypedDict, TypeVar, Unpack, runtime_checkable
+
+from .actor import Actor
+from .backoff import Backoff
+from .cell import Cell
+from .errors import SpecInvalid
+from .context import ActorContext
+from .checks import require, require_one_of
+from .handle import Handle
+
+if TYPE_CHECKING:
+    from .node import Node, Parent
+    from .runtime import Runtime
+
+P = ParamSpec("P")
+A = TypeVar("A", bound=Actor)
+H = TypeVar("H")
+H_co = TypeVar("H_co", covariant=True)
+
+Restart = Literal["permanent", "transient", "temporary"]
+Overflow = Literal["wait", "reject", "drop_oldest", "drop_newest"]
+WhileDown = Literal["wait", "reject"]
+Layer = Literal["foundation", "infrastructure", "governance", "service", "edge"]
+LAYERS: tuple[Layer, ...] = ("foundation", "infrastructure", "governance", "service", "edge")
+
+
+@dataclass(frozen=True, slots=True)
+class ChildOptions:
+    """The rules that a child lives under. Times are in seconds.
+
+    Parameters
+    ----------
+    name
+        Its name among its siblings. Default: the class name in snake case.
+    restart
+        ``permanent``: restarted whenever it ends. ``transient``: only after a crash. ``temporary``: never.
+    backoff
+        Delays between restarts.
+    mailbox
+        How many messages may wait.
+    overflow
+        What a full mailbox does: let senders ``wait``, ``reject``, ``drop_oldest`` or ``drop_newest``.
+    while_down, down_wait
+        What callers meet between two incarnations: they ``wait``, at most `down_wait`, or are rejected at once.
+    unwind_grace
+        How long a cancelled handler may take to unwind before its cell is declared stuck.
+    drain, shutdown
+        At a stop: time to finish the mail; then, once cancelled, time to unwind before it is reported as unstopped.
+    layer
+        Where an `App` puts it; None lets the kind of child decide.
+    """
+
+    name: str | None = None
+    restart: Restart = "permanent"
+    backoff: Backoff = field(default_factory=Backoff)
+    mailbox: int = 1024
+    overflow: Overflow = "wait"
+    while_down: WhileDown = "wait"
+    down_wait: float = 5.0
+    unwind_grace: float = 5.0
+    drain: float = 5.0
+    shutdown: float = 5.0
+    layer: Layer | None = None
+
+    def __post_init__(self) -> None:
+        require(self, "name", self.name is None or bool(re.fullmatch(r"[\w.\-]+", self.name)), "letters, digits, '_', '-', '.'")
+        require_one_of(self, "restart", ("permanent", "transient", "temporary"))
+        require_one_of(self, "overflow", ("wait", "reject", "drop_oldest", "drop_newest"))
+        require_one_of(self, "while_down", ("wait", "reject"))
+        require_one_of(self, "layer", (None, *LAYERS))
+        require(self, "mailbox", isinstance(self.mailbox, int) and self.mailbox >= 1, "an int of at least 1")
+        for name in ("down_wait", "unwind_grace", "drain", "shutdown"):
+            require(self, name, getattr(self, name) >= 0, "seconds, not negative")
+
+
+class OptionValues(TypedDict, total=False):
+    """The keywords of `Spec.options`: those of `ChildOptions`."""
+
+    name: str | None
+    restart: Restart
+    backoff: Backoff
+    mailbox: int
+    overflow: Overflow
+    while_down: WhileDown
+    down_wait: float
+    unwind_grace: float
+    drain: float
+    shutdown: float
+    layer: Layer | None
+
+
+@runtime_checkable
+class Bindable(Protocol):
+    """What a spec hands out before its node exists: a handle that is bound later."""
+
+    @property
+    def _node(self) -> Node | None: ...
+
+    def _bind(self, node: Node) -> None: ...
+
+    def _unbind(self) -> None: ...
+
+
+class Spec(ABC, Generic[H_co]):
+    """How to make one node, and the handle that reaches it. Immutable; one spec may start many nodes."""
+
+    child_options: ChildOptions
+
+    @abstractmethod
+    def default_name(self) -> str:
+        """The name used when the options name none."""
+
+    @abstractmethod
+    def build(self, runtime: Runtime, parent: Parent, name: str) -> Node:
+        """Make the node. It does not run yet."""
+
+    @abstractmethod
+    def new_handle(self) -> H_co:
+        """A handle that is not bound yet."""
+
+    @abstractmethod
+    def with_options(self, options: ChildOptions) -> Self:
+        """The same with other options."""
+
+    def dependencies(self) -> Iterator[object]:
+        """The handles that the node is given: what must run before it."""
+        return iter(())
+
+    @property
+    def default_layer(self) -> Layer:
+        """Where an `App` puts it unless its options say otherwise."""
+        return "service"
+
+    def options(self, **values: Unpack[OptionValues]) -> Self:
+        """The same spec under other rules; see `ChildOptions` for the keywords."""
+        known = {item.name for item in fields(ChildOptions)}
+        for name, value in values.items():
+            if name not in known:
+                raise SpecInvalid(name, value, f"no such option; there are {', '.join(sorted(known))}")
+        return self.with_options(replace(self.child_options, **values))
+
+
+@dataclass(frozen=True)
+class ActorSpec(Spec[Handle[A]], Generic[A]):
+    """A child that is one actor."""
+
+    cls: type[A]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    child_options: ChildOptions = ChildOptions()  # noqa: RUF009  # frozen
+
+    def default_name(self) -> str:
+        return snake_case(getattr(self.cls, "__name__", "actor"))
+
+    def build(self, runtime: Runtime, parent: Parent, name: str) -> Node:
+        return Cell(runtime, parent, name, self.child_options, self.construct, self.cls)
+
+    def construct(self, context: ActorContext) -> A:
+        """A fresh actor for one incarnation. Its context is there before `__init__` runs."""
+        actor = self.cls.__new__(self.cls)
+        actor.context = context
+        actor.__init__(*self.args, **self.kwargs)  # type: ignore[misc]  # the constructor of a subclass
+        return actor
+
+    def new_handle(self) -> Handle[A]:
+        return Handle(self.default_name())
+
+    def with_options(self, options: ChildOptions) -> Self:
+        return replace(self, child_options=options)
+
+    def dependencies(self) -> Iterator[object]:
+        yield from self.args
+        yield from self.kwargs.values()
+
+
+def child(cls: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorSpec[A]:
+    """The spec of an actor that is constructed as ``cls(*args, **kwargs)``, anew for each incarnation.
+
+    Arguments are shared by all incarnations, so pass configuration and handles, not state. Add rules with ``.options(...)``.
+
+    Raises
+    ------
+    SpecInvalid
+        `cls` is no subclass of `Actor`.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Actor)):
+        raise SpecInvalid("child", cls, "pass a subclass of creche.Actor, then its constructor's arguments")
+    return ActorSpec(cls, args, dict(kwargs))
+
+
+def snake_case(name: str) -> str:
+    """``HTTPServer`` -> ``http_server``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -1,0 +1,1 @@
+"""Supervisors: specs, strategies, budgets, and the app that holds a tree of them."""

@@ -1,0 +1,41 @@
+"""Open a runtime: the root supervisor and the host that holds it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+
+from ..runtime.runtime import Runtime, opened
+from .budget import Intensity
+from .supervisor import SupervisorSpec, supervisor
+
+STOP_WITHIN = 30.0  # seconds; what container platforms grant by default
+
+
+def open_runtime(
+    name: str,
+    *,
+    root: SupervisorSpec | None = None,
+    intensity: Intensity | None = None,
+    stop_within: float = STOP_WITHIN,
+    seed: int | None = None,
+) -> AbstractAsyncContextManager[Runtime]:
+    """A supervision tree for the length of an ``async with`` block.
+
+    Parameters
+    ----------
+    root
+        The spec of the root supervisor with its static children; default: an empty one_for_one named ``root``.
+    intensity
+        Of the default root.
+    stop_within
+        Seconds that the whole tree has for its stop; then everything left is cancelled.
+    seed
+        For the runtime's randomness (jitter of backoffs).
+
+    Raises
+    ------
+    TreeFailed
+        Out of the block, when the root gives up: the body is cancelled, and `__cause__` leads to the first cause.
+    """
+    spec = root or supervisor("root", intensity=intensity)
+    return opened(Runtime(name, spec, seed=seed), stop_within)

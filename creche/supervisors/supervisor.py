@@ -1,0 +1,390 @@
+"""The supervisor: a node that starts, watches, restarts and stops its children.
+
+Theory of operation
+-------------------
+A supervisor's task holds the nursery that its children run in, so none can outlive it. It does three things, in this order, and between them
+it parks: start the children from first to last, each ready before the next; restart groups; stop the children from last to first.
+
+Single restarts do not pass through this task. A crashed child asks `child_crashed` synchronously, in its own task, and is told to restart after
+a delay, to wait at its start gate for a group restart, to suspend because the supervisor itself is going down, or that it is done. A group
+restart (rest_for_one) pauses the group in reverse order, waits until each is at rest, sits out the delay, and opens the gates in order. A
+crash that comes while a group is being paused joins it and is not charged; one that comes while it is being started is charged, as it would be
+without the group, else a child that cannot start would be restarted for ever.
+
+Failing: more restarts than the intensity allows, or a child that cannot start while the supervisor starts. Then the supervisor suspends its
+children in reverse order (cells keep identity and mail) and crashes itself; its parent decides. Only a supervisor that is done for good
+finalizes its children.
+
+A bug in here is never restarted: what leaves `_incarnation` as anything but a recorded failure propagates through the nurseries to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import Context
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import trio
+
+from ..runtime import events
+from ..runtime.checks import require, require_one_of
+from ..runtime.deadlines import Timer
+from ..runtime.errors import ActorStopped, IntensityExceeded, SpecInvalid, StartFailed
+from ..runtime.life import Life
+from ..runtime.node import Node, Parent, State, Verdict, Want, one_line
+from ..runtime.spec import ChildOptions, Layer, Spec
+from .budget import Budget, Intensity
+from .handle import SupervisorHandle
+from .strategies import FIRST_OF_GROUP, Strategy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..runtime.runtime import Runtime
+
+_AT_REST = {
+    Want.PAUSE: (State.NEW, State.WAITING, State.SUSPENDED, State.STOPPED),
+    Want.SUSPEND: (State.NEW, State.SUSPENDED, State.STOPPED),
+    Want.DRAIN: (State.NEW, State.SUSPENDED, State.STOPPED),
+}
+_STARTED = (State.RUNNING, State.DOWN, State.WAITING, State.SUSPENDED, State.STOPPED)
+
+
+@dataclass(frozen=True)
+class SupervisorSpec(Spec[SupervisorHandle]):
+    """The spec of a supervisor and, in it, of its children in start order. Made by `supervisor`."""
+
+    name: str
+    children: tuple[Spec[Any], ...] = ()
+    strategy: Strategy = "one_for_one"
+    intensity: Intensity = field(default_factory=Intensity)
+    child_options: ChildOptions = field(default_factory=ChildOptions)
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "strategy", tuple(FIRST_OF_GROUP))
+        require(self, "name", bool(self.name), "a supervisor needs a name")
+        names_of(self.children)
+
+    def default_name(self) -> str:
+        return self.name
+
+    def build(self, runtime: Runtime, parent: Parent, name: str) -> Supervisor:
+        return Supervisor(runtime, parent, name, self)
+
+    def new_handle(self) -> SupervisorHandle:
+        return SupervisorHandle(self.name)
+
+    def with_options(self, options: ChildOptions) -> Self:
+        return replace(self, child_options=options)
+
+    def dependencies(self) -> Iterator[object]:
+        for child in self.children:
+            yield from child.dependencies()
+
+    @property
+    def default_layer(self) -> Layer:
+        return self.children[0].default_layer if self.children else "service"
+
+
+def supervisor(
+    name: str,
+    *children: Spec[Any],
+    strategy: Strategy = "one_for_one",
+    intensity: Intensity | None = None,
+) -> SupervisorSpec:
+    """The spec of a supervisor.
+
+    Parameters
+    ----------
+    children
+        Specs in start order; stopped in reverse.
+    strategy
+        ``one_for_one``: a crashed child restarts alone. ``rest_for_one``: with those that were started after it.
+    intensity
+        How many restarts are too many; default 3 in 5 seconds.
+
+    Raises
+    ------
+    SpecInvalid
+        Something is wrong in it, two children of one name included. Nothing has been started then.
+    """
+    return SupervisorSpec(name, children, strategy, intensity or Intensity())
+
+
+def name_of(spec: Spec[Any]) -> str:
+    """The name of a child among its siblings."""
+    return spec.child_options.name or spec.default_name()
+
+
+def names_of(specs: Sequence[Spec[Any]]) -> list[str]:
+    """All names; raises `SpecInvalid` for a duplicate."""
+    names: list[str] = []
+    for spec in specs:
+        name = name_of(spec)
+        if name in names:
+            raise SpecInvalid("name", name, "siblings need different names: use .options(name=...)")
+        names.append(name)
+    return names
+
+
+class Supervisor(Life):
+    """See the theory of operation above."""
+
+    __slots__ = ("_awaited", "_budget", "_dynamic", "_failure", "_first_starts", "_group", "_nodes", "_nursery", "_pausing", "rules")
+
+    def __init__(self, runtime: Runtime, parent: Parent, name: str, rules: SupervisorSpec) -> None:
+        super().__init__(runtime, parent, name, rules.child_options)
+        self.rules = rules
+        self._budget = Budget(rules.intensity)
+        self._nursery: trio.Nursery | None = None
+        self._failure: Exception | None = None
+        self._group: tuple[int, float] | None = None  # first index of the group to restart, delay
+        self._pausing = False
+        self._awaited: Node | None = None  # the child whose start this task waits for
+        self._first_starts: list[Node] = []
+        self._dynamic: list[Node] = []
+        self._nodes: list[Node] = [spec.build(runtime, self, name_of(spec)) for spec in rules.children]
+
+    def __repr__(self) -> str:
+        return f"<supervisor {self.path} {self.state.value}, {len(self._nodes)} children, {self.restarts} restarts>"
+
+    def children(self) -> Sequence[Node]:
+        """See `Node`."""
+        return tuple(self._nodes)
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """Part of `Parent`."""
+        assert self._nursery is not None
+        return self._nursery
+
+    # --- one incarnation ------------------------------------------------------------------------------------------------------
+
+    async def _incarnation(self) -> Exception | None:
+        self._failure = self._group = None
+        self._budget.reset()
+        self._begin()
+        async with trio.open_nursery() as self._nursery:
+            if await self._start_all():
+                self._is_ready()
+                await self._supervise()
+            await self._stop_all()
+        failure, self._failure, self._condemned = self._failure or self._condemned, None, None
+        return failure
+
+    async def _start_all(self) -> bool:
+        for node in list(self._nodes):
+            if self._leaving():
+                return False
+            self._first_starts.append(node)
+            self._awaited = node
+            self._spawn(node)
+            await node.wait_for(*_STARTED)
+            self._awaited = None
+            self._first_starts.remove(node)
+            node.start_error = None
+        return not self._leaving()
+
+    async def _supervise(self) -> None:
+        while not self._leaving():
+            if self._group is None:
+                await self._park()
+            else:
+                await self._restart_group()
+
+    def _leaving(self) -> bool:
+        return self._ending or self._failure is not None or self._condemned is not None
+
+    async def _stop_all(self) -> None:
+        for node in reversed(list(self._nodes)):
+            final = self.want is Want.DRAIN or node in self._dynamic
+            await self._retire(node, Want.DRAIN if final else Want.SUSPEND)
+
+    def _spawn(self, node: Node) -> None:
+        # A clean context: the child must not inherit the trace, or the place, of whoever happens to start it.
+        Context().run(self.nursery.start_soon, node.run)
+
+    # --- stopping one child ---------------------------------------------------------------------------------------------------
+
+    async def _retire(self, node: Node, want: Want) -> None:
+        """Politely; after its drain time by cancel; and if that does not help, by name in the report. Then wait all the same."""
+        at_rest = _AT_REST[want]
+        node.ask_to(want)
+        with trio.move_on_after(self._patience_with(node)):
+            await node.wait_for(*at_rest)
+        if node.state not in at_rest:
+            node.cancel(f"asked to {want.name.lower()}, not done in time")
+            with trio.move_on_after(node.spec.shutdown):
+                await node.wait_for(*at_rest)
+        if node.state not in at_rest:
+            self.runtime.report_unstopped(node)
+            await node.wait_for(*at_rest)
+        if want is Want.DRAIN:
+            node.finalize(None)
+
+    def _patience_with(self, node: Node) -> float:
+        """A supervisor keeps its own children's time; the runtime's limit holds for all."""
+        own = float("inf") if isinstance(node, Supervisor) else node.spec.drain
+        return max(0.0, min(own, self.runtime.stop_by - trio.current_time()))
+
+    # --- crashes --------------------------------------------------------------------------------------------------------------
+
+    def child_crashed(self, child: Node, failure: Exception) -> tuple[Verdict, float]:
+        """Part of `Parent`."""
+        if child in self._first_starts:
+            return self._first_start_failed(child, failure)
+        if self._leaving():
+            return Verdict.SUSPEND, 0.0
+        if child.spec.restart == "temporary":
+            return Verdict.STOP, 0.0
+        first = FIRST_OF_GROUP[self.rules.strategy](self._nodes.index(child))
+        joins = self._pausing and first is not None
+        if not joins and not self._budget.charge(trio.current_time()):
+            self._give_up(child, failure)
+            return Verdict.SUSPEND, 0.0
+        delay = child.spec.backoff.delay(child.streak, self.runtime.random)
+        if first is None:
+            return Verdict.RESTART, delay
+        self._join_group(first, delay)
+        return Verdict.REGROUP, delay
+
+    def child_changed(self, child: Node) -> None:
+        """Part of `Parent`."""
+        if child.state is State.STOPPED and child in self._dynamic and child not in self._first_starts:
+            self._dynamic.remove(child)
+            self._nodes.remove(child)
+
+    def _first_start_failed(self, child: Node, failure: Exception) -> tuple[Verdict, float]:
+        if child in self._dynamic:
+            return Verdict.STOP, 0.0
+        if self._failure is None and not self._ending:
+            self._failure = StartFailed(child.path, one_line(failure))
+            self._failure.__cause__ = failure
+        return Verdict.SUSPEND, 0.0
+
+    def _give_up(self, child: Node, failure: Exception) -> None:
+        intensity = self.rules.intensity
+        history = sorted(line for node in self._nodes for line in node.history or ())
+        error = IntensityExceeded(self.path, intensity.restarts, intensity.window, tuple(history[-16:]))
+        error.__cause__ = failure
+        self._failure = error
+        if self.runtime.events.on:
+            self.emit(events.Escalated, one_line(error))
+        self.wake()
+
+    # --- groups ---------------------------------------------------------------------------------------------------------------
+
+    def _join_group(self, first: int, delay: float) -> None:
+        if self._group is not None:
+            first, delay = min(first, self._group[0]), max(delay, self._group[1])
+        self._group = (first, delay)
+        self.wake()
+
+    async def _restart_group(self) -> None:
+        assert self._group is not None
+        self._pausing = True
+        paused = len(self._nodes)
+        while self._group is not None and self._group[0] < paused:  # a crash further left may widen the group meanwhile
+            paused -= 1
+            await self._retire(self._nodes[paused], Want.DRAIN if self._drops(self._nodes[paused]) else Want.PAUSE)
+        self._pausing = False
+        first, delay = self._group or (paused, 0.0)
+        members = self._nodes[first:]
+        if self.runtime.events.on:
+            self.emit(events.GroupRestart, tuple(node.name for node in members))
+        await self._sit_out(delay)
+        self._group = None
+        for node in members:
+            if self._leaving() or self._group is not None:
+                return
+            await self._reopen(node)
+
+    def _drops(self, node: Node) -> bool:
+        return node.spec.restart == "temporary"
+
+    async def _sit_out(self, delay: float) -> None:
+        until = trio.current_time() + delay
+        alarm = Timer(self.runtime.deadlines, until, self.wake)
+        while trio.current_time() < until and not self._leaving():
+            await self._park()
+        alarm.cancel()
+
+    async def _reopen(self, node: Node) -> None:
+        """Open one start gate and wait until the child is ready or has crashed again."""
+        if node.state is not State.WAITING:
+            return
+        before = node.incarnation
+        node.open_gate()
+        self._awaited = node
+        while node.incarnation == before or node.state is State.STARTING:
+            if self._leaving():
+                break
+            await node.wait_for_change()
+        self._awaited = None
+
+    # --- children at run time -------------------------------------------------------------------------------------------------
+
+    async def start_child(self, spec: Spec[Any]) -> Node:
+        """See `Group`. Runs in the caller's task."""
+        if self.state is not State.RUNNING or self._leaving():
+            raise ActorStopped(self.path)
+        node = spec.build(self.runtime, self, self._free_name(spec))
+        self._nodes.append(node)
+        self._dynamic.append(node)
+        self._first_starts.append(node)
+        self._spawn(node)
+        try:
+            await node.wait_for(State.RUNNING, State.STOPPED, State.SUSPENDED)
+        except BaseException:
+            node.ask_to(Want.DRAIN)
+            node.cancel("whoever was starting it has been cancelled")
+            raise
+        finally:
+            self._first_starts.remove(node)
+            self.child_changed(node)
+        error, node.start_error = node.start_error, None
+        if error is not None:
+            raise StartFailed(node.path, one_line(error)) from error
+        return node
+
+    async def stop_child(self, child: Node) -> None:
+        """See `Group`. Runs in the caller's task; final, also for a permanent child."""
+        await self._retire(child, Want.DRAIN)
+
+    def _free_name(self, spec: Spec[Any]) -> str:
+        taken = {node.name for node in self._nodes}
+        name = name_of(spec)
+        if name not in taken:
+            return name
+        if spec.child_options.name is not None:
+            raise SpecInvalid("name", name, f"{self.path} has a child of that name already")
+        number = 2
+        while f"{name}-{number}" in taken:
+            number += 1
+        return f"{name}-{number}"
+
+    # --- control --------------------------------------------------------------------------------------------------------------
+
+    def ask_to(self, want: Want) -> None:
+        """See `Node`."""
+        super().ask_to(want)
+        if self._awaited is not None and self._ending:
+            self._awaited.cancel("its supervisor is being stopped")
+
+    def cancel(self, reason: str) -> None:
+        """See `Node`: all children at once."""
+        self._exiting = self._ending = True
+        for node in reversed(self._nodes):
+            node.cancel(reason)
+        self.wake()
+
+    def _abandon(self) -> None:
+        pass  # the nursery has closed: no child is left, and the host finalizes the tree
+
+    def _went_down(self, delay: float) -> None:
+        pass  # its children's callers wait at the children
+
+    def _ended(self, cause: Exception | None) -> None:
+        for node in reversed(list(self._nodes)):
+            node.finalize(cause)
