@@ -1,8 +1,8 @@
 # Needs make and Python 3.11 or newer with its venv module; everything else is installed into .venv, by the first target
 # that needs it and again when pyproject.toml changes.
 #
-#   make test PYTHON=/opt/python3.13/bin/python3    the Python that .venv is made with
-#   make test ARGS="-k mailbox -x"                  further arguments to the program that the target runs
+#   make test PYTHON=python3.13     the Python that .venv is made with
+#   make test ARGS="-k mailbox -x"  further arguments to the program that the target runs
 
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules --no-print-directory

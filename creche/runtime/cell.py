@@ -32,7 +32,7 @@ from trio.lowlevel import Abort, checkpoint
 from . import events
 from .actor import Actor, MessageSpec
 from .companion import Companion
-from .context import BAGGAGE, PLACE, ActorContext, Lease
+from .context import BAGGAGE, PLACE, ActorContext, Background, Lease
 from .deadlines import Timer
 from .envelope import CANCELLING, NEVER, RUNNING, Cast, Request
 from .errors import (
@@ -111,7 +111,7 @@ class Cell(Intake):
 
     async def _incarnation(self) -> Exception | None:
         """One life. Returns what it died of; None if it was asked to end."""
-        PLACE.set(self)
+        PLACE.set(self if self._plain else Background(self))  # what a lifespan starts is no part of a message
         self._spoiled = self.stuck = False
         self._begin()
         failure: Exception | None = None
@@ -133,6 +133,7 @@ class Cell(Intake):
         with trio.CancelScope() as self._life:
             actor = self._construct(ActorContext(self))
             async with actor.lifespan():
+                PLACE.set(self)
                 self._is_ready()
                 try:
                     await self._serve(actor)

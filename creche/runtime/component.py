@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from .actor import Actor
 from .cell import Cell
@@ -16,12 +16,11 @@ from .errors import NotStarted
 from .handle import Handle
 from .node import Node, Parent
 from .runtime import Runtime
-from .spec import ChildOptions, Layer, Spec
+from .spec import ChildOptions, Environment, Layer, Spec
 
 A = TypeVar("A", bound=Actor)
 C = TypeVar("C", bound="ComponentHandle")
 
-Environment = Literal["development", "production"]
 
 
 class ComponentHandle:
@@ -73,6 +72,7 @@ class ComponentSpec(Spec[C], Generic[C]):
     """A component, ready to be started or used by an app.
 
     `inner` is its actor or its small supervisor; `make_handle` makes its handle from a name; `needs` are the handles it was given.
+    `for_env` makes it anew for an environment, when no config was given; see `by_environment`.
     """
 
     name: str
@@ -80,6 +80,7 @@ class ComponentSpec(Spec[C], Generic[C]):
     make_handle: Callable[[str], C]
     layer: Layer = "infrastructure"
     needs: tuple[object, ...] = ()
+    for_env: Callable[[Environment], ComponentSpec[C]] | None = None
 
     def default_name(self) -> str:
         return self.name
@@ -104,3 +105,14 @@ class ComponentSpec(Spec[C], Generic[C]):
     def dependencies(self) -> Iterator[object]:
         yield from self.needs
         yield from self.inner.dependencies()
+
+    def in_environment(self, env: Environment) -> Self:
+        if self.for_env is None:
+            return self
+        made = self.for_env(env)
+        return replace(self, inner=made.inner.with_options(self.child_options), for_env=None)
+
+
+def by_environment(make: Callable[[Environment], ComponentSpec[C]]) -> ComponentSpec[C]:
+    """A component without a config of its own: the defaults of the app's environment; outside of apps those of development."""
+    return replace(make("development"), for_env=make)

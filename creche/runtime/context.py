@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
@@ -21,11 +22,14 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Baggage = Mapping[str, object]
 
-BAGGAGE: ContextVar[Baggage] = ContextVar("creche.baggage", default={})
+BAGGAGE: ContextVar[Baggage] = ContextVar("creche.baggage", default=MappingProxyType({}))
 
 
 class Place(Protocol):
     """An actor's own task (`Cell`), or a background task of one."""
+
+    @property
+    def runtime(self) -> Runtime: ...
 
     @property
     def path(self) -> str: ...
@@ -49,16 +53,19 @@ class Lease(Protocol):
 
 
 PLACE: ContextVar[Place | None] = ContextVar("creche.place", default=None)
+# Set for the code that holds a runtime open; actors find theirs through their place.
+RUNTIME: ContextVar[Runtime | None] = ContextVar("creche.runtime", default=None)
 
 
 class Background:
     """The place of a background task: its actor's identity, but nobody's handler waits for it."""
 
-    __slots__ = ("incarnation", "path")
+    __slots__ = ("incarnation", "path", "runtime")
     inherited_deadline = float("inf")
     serial = None
 
     def __init__(self, cell: Cell) -> None:
+        self.runtime = cell.runtime
         self.path = cell.path
         self.incarnation = cell.incarnation
 
@@ -76,6 +83,12 @@ def carrying(**items: object) -> Iterator[None]:
         yield
     finally:
         BAGGAGE.reset(token)
+
+
+def current_runtime() -> Runtime | None:
+    """The runtime that this task belongs to: the actor's, or the one that is held open around this code; None outside of both."""
+    place = PLACE.get()
+    return RUNTIME.get() if place is None else place.runtime
 
 
 def current_deadline() -> float:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple, cast
 import trio
 
 from . import events
+from .context import RUNTIME
 from .deadlines import Deadlines
 from .errors import Killed, NotStarted, TreeFailed
 from .node import Group, Node, State, Verdict, Want, stack_of
@@ -48,6 +49,7 @@ class Runtime:
         self.random = random.Random(seed)
         self.deadlines = Deadlines()
         self.events = events.EventHub()
+        self.services: dict[str, object] = {}  # what components offer to all of the runtime's code, by component name
         self.unstopped: list[Unstopped] = []
         self.path = ""  # it is the root's parent
         self.stop_by = float("inf")
@@ -95,6 +97,11 @@ class Runtime:
     ) -> R:
         """Run blocking code in a worker thread and wait for it. A cancel waits for `fn` to end: make `fn` interruptible."""
         return await trio.to_thread.run_sync(fn, *args, limiter=limiter)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the whole tree has started and has not been asked to stop: what a readiness probe should say."""
+        return self.root.state is State.RUNNING
 
     def now(self) -> float:
         """Seconds of the runtime's clock."""
@@ -168,6 +175,7 @@ class Runtime:
 @asynccontextmanager
 async def opened(runtime: Runtime, stop_within: float) -> AsyncIterator[Runtime]:
     """Hold a runtime open for the length of a block."""
+    token = RUNTIME.set(runtime)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(runtime.host)
@@ -180,6 +188,8 @@ async def opened(runtime: Runtime, stop_within: float) -> AsyncIterator[Runtime]
         error: BaseException = group
     else:
         return
+    finally:
+        RUNTIME.reset(token)
     raise_single(error)
 
 

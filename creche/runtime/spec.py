@@ -28,6 +28,7 @@ H_co = TypeVar("H_co", covariant=True)
 Restart = Literal["permanent", "transient", "temporary"]
 Overflow = Literal["wait", "reject", "drop_oldest", "drop_newest"]
 WhileDown = Literal["wait", "reject"]
+Environment = Literal["development", "production"]
 Layer = Literal["foundation", "infrastructure", "governance", "service", "edge"]
 LAYERS: tuple[Layer, ...] = ("foundation", "infrastructure", "governance", "service", "edge")
 
@@ -133,6 +134,10 @@ class Spec(ABC, Generic[H_co]):
     def dependencies(self) -> Iterator[object]:
         """The handles that the node is given: what must run before it."""
         return iter(())
+
+    def in_environment(self, env: Environment) -> Self:
+        """The same with what was left open filled in by the defaults of an environment."""
+        return self
 
     @property
     def default_layer(self) -> Layer:

@@ -1,0 +1,7 @@
+"""``python -m creche``."""
+
+import sys
+
+from .runtime.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""The ground floor: actors, cells, handles, deadlines, events, and the runtime that holds them."""

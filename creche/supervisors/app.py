@@ -1,0 +1,288 @@
+"""The app: a whole service, declared; and the one place that touches signals, threads and the process's exit.
+
+Theory of operation
+-------------------
+`use` collects specs and hands out their handles, unbound. A spec can only be given handles that `use` returned before, so the order of use is
+a topological order of the dependencies. `open` puts each spec into the supervisor of its layer (no lower than what it depends on), binds all
+handles, and opens the tree: layers start from the foundation to the edge, and stop in reverse.
+
+`run` adds what a process needs. The first SIGINT or SIGTERM cancels the body and stops the tree within `stop_within`. From then on a watchdog
+thread and the handler of a second signal stand by: Trio cannot end a task that swallows its cancellation or never checkpoints, so they
+dump all stacks and end the process. Both are plain threading and signal code on purpose: they must work when Trio does not.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, TypeVar, cast
+
+import trio
+
+from ..runtime.component import Environment
+from ..runtime.errors import ConfigInvalid, CrecheError, SpecInvalid
+from ..runtime.runtime import Runtime, opened, raise_single
+from ..runtime.spec import LAYERS, Bindable, Layer, Spec
+from ..runtime.tree import TreeNode
+from .budget import Intensity
+from .opening import STOP_WITHIN
+from .supervisor import SupervisorSpec, name_of, supervisor
+
+H = TypeVar("H")
+
+EXIT_OK = 0
+EXIT_FAILED = 1  # the tree gave up, or the body raised
+EXIT_MISUSED = 2  # a spec or a configuration is wrong: a restart of the process will not help
+EXIT_FORCED = 3  # it did not stop in time, or was told a second time
+
+_WATCHDOG_GRACE = 2.0  # seconds beyond `stop_within` before the process is ended
+
+Main = Callable[["Running"], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Running:
+    """An app that runs, as its body sees it."""
+
+    app: App
+    runtime: Runtime
+
+    def tree(self) -> TreeNode:
+        """A picture of the supervision tree."""
+        return self.runtime.tree()
+
+
+@dataclass
+class _Used:
+    spec: Spec[Any]
+    handle: Bindable
+    layer: Layer
+    name: str
+
+
+class App:
+    """A service made of components and actors.
+
+    Parameters
+    ----------
+    name
+        The service's name, as logs and metrics carry it.
+    env
+        ``"development"`` or ``"production"``: which defaults the components take. Default: the variable ``CRECHE_ENV``, else development.
+    intensity
+        Of the supervisors of the layers and of the root: how many restarts are too many.
+    stop_within
+        Seconds for the whole stop.
+    seed
+        For the runtime's randomness.
+
+    Raises
+    ------
+    ConfigInvalid
+        The environment is neither of the two.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        env: Environment | None = None,
+        intensity: Intensity | None = None,
+        stop_within: float = STOP_WITHIN,
+        seed: int | None = None,
+    ) -> None:
+        self.name = name
+        self.env = _environment(env)
+        self._intensity = intensity or Intensity()
+        self._stop_within = stop_within
+        self._seed = seed
+        self._used: list[_Used] = []
+        self._main: Main | None = None
+
+    # --- declaring --------------------------------------------------------------------------------------------------------------
+
+    def use(self, spec: Spec[H]) -> H:
+        """Make a component or an actor part of the app. Returns its handle, which raises `NotStarted` until the app runs."""
+        spec = spec.in_environment(self.env)
+        handle = spec.new_handle()
+        self._used.append(_Used(spec, cast("Bindable", handle), self._layer_of(spec), self._free_name(spec)))
+        return handle
+
+    def override(self, handle: H, spec: Spec[H]) -> None:
+        """Replace what `handle` reaches, before the app runs: a fake or another backend for a test. It keeps name and layer.
+
+        Raises `SpecInvalid` when the handle is not of this app, or when the new spec's handles are of another type.
+        """
+        used = self._find(handle)
+        spec = spec.in_environment(self.env)
+        made = spec.new_handle()
+        if type(made) is not type(handle):
+            raise SpecInvalid("override", spec, f"its handle is a {type(made).__name__}, a {type(handle).__name__} is needed")
+        used.spec = spec
+
+    def main(self, serve: Main) -> Main:
+        """Decorator: the body of the app, for `run` and ``creche run``. The app stops when it returns."""
+        self._main = serve
+        return serve
+
+    def spec(self) -> SupervisorSpec:
+        """The whole tree as one spec. Raises `SpecInvalid` for what is wrong in it."""
+        layers = [self._layer_spec(layer) for layer in LAYERS]
+        return supervisor("root", *(layer for layer in layers if layer.children), intensity=self._intensity)
+
+    def _layer_spec(self, layer: Layer) -> SupervisorSpec:
+        members = [used.spec.options(name=used.name) for used in self._used if used.layer == layer]
+        return supervisor(layer, *members, intensity=self._intensity)
+
+    def _layer_of(self, spec: Spec[Any]) -> Layer:
+        """As declared, but never below what it depends on: that would start it too early and stop it too late."""
+        own = LAYERS.index(spec.child_options.layer or spec.default_layer)
+        handles = [used.handle for used in self._used]
+        for dependency in spec.dependencies():
+            for used, handle in zip(self._used, handles, strict=True):
+                if handle is dependency:
+                    own = max(own, LAYERS.index(used.layer))
+        return LAYERS[own]
+
+    def _free_name(self, spec: Spec[Any]) -> str:
+        taken = {used.name for used in self._used}
+        name = name_of(spec)
+        if name not in taken:
+            return name
+        if spec.child_options.name is not None:
+            raise SpecInvalid("name", name, "the app uses that name already")
+        return next(f"{name}-{n}" for n in range(2, len(taken) + 3) if f"{name}-{n}" not in taken)
+
+    def _find(self, handle: object) -> _Used:
+        for used in self._used:
+            if used.handle is handle:
+                return used
+        raise SpecInvalid("handle", handle, "not a handle that this app's use() returned")
+
+    # --- running ----------------------------------------------------------------------------------------------------------------
+
+    def open(self) -> AbstractAsyncContextManager[Running]:
+        """The app for the length of an ``async with`` block, inside somebody else's Trio run; for tests and for embedding."""
+        return self._opened(Runtime(self.name, self.spec(), seed=self._seed))
+
+    @asynccontextmanager
+    async def _opened(self, runtime: Runtime) -> AsyncIterator[Running]:
+        for used in self._used:
+            used.handle._bind(runtime.node_of(f"root/{used.layer}/{used.name}"))
+        async with opened(runtime, self._stop_within):
+            yield Running(self, runtime)
+
+    def run(self, serve: Main | None = None) -> NoReturn:
+        """Run the app as this process: until `serve` returns, a signal comes, or the tree gives up. Ends the process.
+
+        Exit status: 0 stopped in order; 1 failed; 2 a spec or configuration is wrong; 3 had to be forced. A `SystemExit` raised
+        anywhere in the app is obeyed.
+        """
+        sys.exit(self.run_until_complete(serve))
+
+    def run_until_complete(self, serve: Main | None = None) -> int:
+        """As `run`, but returns the exit status."""
+        try:
+            trio.run(self._serve, serve or self._main or _until_stopped)
+        except BaseException as error:
+            return self._exit_status(error)
+        return EXIT_OK
+
+    async def _serve(self, serve: Main) -> None:
+        with _stopping(self._stop_within) as stop:
+            async with trio.open_nursery() as nursery:
+                body = trio.CancelScope()
+                nursery.start_soon(_obey_signals, body, stop)
+                async with self.open() as running:
+                    with body:
+                        await serve(running)
+                    stop()
+                nursery.cancel_scope.cancel("the app has stopped")
+
+    def _exit_status(self, error: BaseException) -> int:
+        try:
+            raise_single(error)
+        except SystemExit as exit_request:
+            return exit_request.code if isinstance(exit_request.code, int) else EXIT_FAILED
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except (SpecInvalid, ConfigInvalid) as misuse:
+            print(f"{self.name}: {misuse}", file=sys.stderr)
+            return EXIT_MISUSED
+        except CrecheError as failure:
+            print("\n".join(_causes(failure)), file=sys.stderr)
+            return EXIT_FAILED
+        except BaseException:
+            traceback.print_exc()
+            return EXIT_FAILED
+
+
+async def _until_stopped(running: Running) -> None:
+    await trio.sleep_forever()
+
+
+def _environment(env: str | None) -> Environment:
+    name = env or os.environ.get("CRECHE_ENV") or "development"
+    if name not in ("development", "production"):
+        raise ConfigInvalid("CRECHE_ENV", name, "use 'development' or 'production'")
+    return cast("Environment", name)
+
+
+def _causes(error: BaseException) -> Iterator[str]:
+    """One line for each error of the chain, the outermost first."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield f"{'' if cause is error else '  caused by '}{type(cause).__name__}: {cause}"
+        cause = cause.__cause__
+
+
+# --- signals and the watchdog (see the theory of operation) -----------------------------------------------------------------------
+
+
+async def _obey_signals(body: trio.CancelScope, stop: Callable[[], None]) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            stop()
+            body.cancel(signal.Signals(number).name)
+            break
+    # The receiver has restored the old handlers; from here on a second signal ends the process.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _force_exit)
+    await trio.sleep_forever()
+
+
+@contextmanager
+def _stopping(stop_within: float) -> Iterator[Callable[[], None]]:
+    """Gives a function that says "the stop has begun": if the block is not left in time after it, the process is ended."""
+    done = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def watch() -> None:
+        if not done.wait(stop_within + _WATCHDOG_GRACE):
+            _force_exit()
+
+    watchdog = threading.Thread(target=watch, name="creche watchdog", daemon=True)
+
+    def begin() -> None:
+        if not watchdog.ident:
+            watchdog.start()
+
+    try:
+        yield begin
+    finally:
+        done.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _force_exit(*_signal: object) -> None:
+    print("creche: did not stop in order; the stacks of all threads follow", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(all_threads=True)
+    os._exit(EXIT_FORCED)
