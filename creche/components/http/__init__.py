@@ -1,0 +1,43 @@
+"""HTTP: an ASGI application served by an actor at the edge of the tree, on Hypercorn's Trio worker.
+
+The listening socket belongs to the cell, not to the incarnation: while the actor restarts, the kernel keeps accepting connections into the
+backlog, and clients see a pause where they would see a refusal.
+"""
+
+from __future__ import annotations
+
+from ...runtime.component import ComponentSpec
+from ...runtime.config import validated
+from ...runtime.spec import child
+from .actor import HttpActor
+from .app import ASGIApp
+from .config import ServerConfig
+from .handle import HttpServer
+
+__all__ = ["ASGIApp", "HttpServer", "ServerConfig", "default_config", "http_server"]
+
+
+def default_config(env: str) -> ServerConfig:
+    """Loopback in development, all interfaces in production, port 8000."""
+    return ServerConfig(host="0.0.0.0" if env == "production" else "127.0.0.1")  # noqa: S104  # behind the platform's firewall
+
+
+def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http") -> ComponentSpec[HttpServer]:
+    """An HTTP/1.1 and HTTP/2 server for `app`, as a child of the edge.
+
+    Parameters
+    ----------
+    config
+        Where to listen, and for how long to wait; None takes `default_config("development")`. Port 0 lets the kernel choose: ask the
+        handle for the address.
+    app
+        An ASGI application. Its calls to actors run in the requests' tasks, so a client that goes away cancels what it waits for.
+
+    Raises
+    ------
+    ConfigInvalid
+        A value is out of range.
+    """
+    checked = validated(config or default_config("development"))
+    inner = child(HttpActor, checked, app).options(drain=checked.drain + 1.0)
+    return ComponentSpec(name, inner, HttpServer, layer="edge")

@@ -1,0 +1,88 @@
+"""The actor that serves.
+
+Theory of operation
+-------------------
+The listening socket is made once and kept by the cell. Each incarnation serves a duplicate of it, which Hypercorn closes at its end; the
+original, and with it the kernel's backlog, stays. Requests run in the lifespan's nursery: an error of the server itself (not of the
+application, which answers 500) is a crash of this actor; a kill drops the connections that are open. At a stop the listener closes
+first, and open requests have `drain` seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ...runtime.actor import Actor, message
+from .app import ASGIApp, limited
+from .config import ServerConfig
+
+if TYPE_CHECKING:
+    from hypercorn.config import Config as HypercornConfig
+
+
+class HttpActor(Actor):
+    """See above."""
+
+    def __init__(self, config: ServerConfig, app: ASGIApp) -> None:
+        self._config = config
+        self._app = limited(app, config.write_timeout)
+        self._socket = self.context.keep("socket", partial(listening_socket, config), socket.socket.close)
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        serve, config = _hypercorn(self._config, self._socket)
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, self._app, config, shutdown_trigger=stop.wait))
+            yield
+            stop.set()
+
+    @message(on_caller_gone="cancel")
+    async def address(self) -> tuple[str, int]:
+        """Where the server listens."""
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
+
+def listening_socket(config: ServerConfig) -> socket.socket:
+    """Bind and listen. Raises OSError, which fails the actor's start with the address in its text."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+        listener.listen(config.backlog)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {config.host}:{config.port}: {error.strerror}") from None
+    return listener
+
+
+def _hypercorn(config: ServerConfig, listener: socket.socket) -> tuple[Any, HypercornConfig]:
+    """Hypercorn's serve function and its config; imported here so that a service without HTTP needs no HTTP packages."""
+    try:
+        from hypercorn.config import Config, Sockets
+        from hypercorn.trio import serve
+    except ImportError as error:
+        raise ImportError("the HTTP server needs Hypercorn: pip install 'creche[http]'") from error
+
+    class OnKeptSocket(Config):
+        def create_sockets(self) -> Sockets:
+            return Sockets([], [listener.dup()], [])
+
+    server = OnKeptSocket()
+    server.errorlog = logging.getLogger("hypercorn.error")
+    server.loglevel = "WARNING"
+    server.graceful_timeout = config.drain
+    server.read_timeout = config.read_timeout  # type: ignore[assignment]  # annotated int, used as seconds in a Trio deadline
+    server.keep_alive_timeout = config.idle_timeout  # type: ignore[assignment]  # likewise
+    server.include_server_header = False
+    return serve, server

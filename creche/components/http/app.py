@@ -1,0 +1,43 @@
+"""The shape of an ASGI application, and the limit on its time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import trio
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def limited(app: ASGIApp, seconds: float) -> ASGIApp:
+    """`app` with at most `seconds` for each HTTP request: 504 if it has not begun to answer by then."""
+
+    async def limited_app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        begun = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        with trio.move_on_after(seconds) as limit:
+            await app(scope, receive, watched_send)
+        if limit.cancelled_caught and not begun:
+            await _answer_timeout(send)
+
+    return limited_app
+
+
+async def _answer_timeout(send: Send) -> None:
+    body = b'{"error": {"code": "TIMEOUT", "message": "the service took too long"}}'
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 504, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,27 @@
+"""Where the server listens and how long it waits."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from ...runtime.config import Config
+
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class ServerConfig(Config, frozen=True, kw_only=True):
+    """Times are in seconds.
+
+    `read_timeout` bounds the wait for the next bytes of a request, `write_timeout` that for the application's whole response, `idle_timeout`
+    that for the next request on a connection. `drain` is what open connections get at a stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    backlog: Annotated[int, Meta(ge=1)] = 1024
+    read_timeout: Seconds = 30.0
+    write_timeout: Seconds = 60.0
+    idle_timeout: Seconds = 15.0
+    drain: Seconds = 3.0
