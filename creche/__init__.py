@@ -4,6 +4,7 @@ from .runtime.actor import Actor as Actor
 from .runtime.actor import message as message
 from .runtime.backoff import Backoff as Backoff
 from .runtime.context import current_deadline as current_deadline
+from .runtime.context import current_runtime as current_runtime
 from .runtime.errors import ActorStopped as ActorStopped
 from .runtime.errors import CallCycle as CallCycle
 from .runtime.errors import CallFailed as CallFailed

@@ -1,13 +1,13 @@
 """The `Actor` base class and the table of its messages.
 
-An actor is a class; its public `async def` methods are its messages; its state is touched by its own task only. The table is made once
-per class, and everything that is wrong with a class is reported then, before any actor of it starts.
+An actor is a class; its public `async def` methods are its messages; its state is touched by its own task only. The
+table is made once per class, and everything that is wrong with a class is reported then, before any actor of it starts.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -54,13 +54,13 @@ def message(
     Parameters
     ----------
     on_caller_gone
-        What becomes of a *running* handler when its caller is cancelled or out of time. ``"finish"`` (default): the caller leaves at
-        once and the handler goes on, for a client's timeout must not stop an actor between two writes. ``"cancel"``: the handler is
-        cancelled and the caller leaves when it has unwound; for what only reads, waits, or may be repeated. A request still queued is
-        revoked in both cases and never runs.
+        What becomes of a *running* handler when its caller is cancelled or out of time. ``"finish"`` (default): the
+        caller leaves at once and the handler goes on, for a client's timeout must not stop an actor between two writes.
+        ``"cancel"``: the handler is cancelled and the caller leaves when it has unwound; for what only reads, waits, or
+        may be repeated. A request still queued is revoked in both cases and never runs.
     raises
-        Exceptions that are answers: they reach the caller and the actor lives. `DomainError` always is one. Every other exception
-        crashes the incarnation.
+        Exceptions that are answers: they reach the caller and the actor lives. `DomainError` always is one. Every other
+        exception crashes the incarnation.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def message(
     if on_caller_gone not in ("finish", "cancel"):
         raise SpecInvalid("on_caller_gone", on_caller_gone, "use 'finish' or 'cancel'")
     for kind in declared:
-        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        if not _is_exception_class(kind):
             raise SpecInvalid("raises", kind, "name subclasses of Exception")
     options = MessageOptions(on_caller_gone, declared)
 
@@ -85,8 +85,8 @@ def message(
 class Actor:
     """Base class of all actors.
 
-    Public ``async def`` methods are messages. ``self.context`` is there before ``__init__`` runs. A fresh object is constructed for each
-    incarnation, so a restart never sees the state that led to a crash.
+    Public ``async def`` methods are messages. ``self.context`` is there before ``__init__`` runs. A fresh object is
+    constructed for each incarnation, so a restart never sees the state that led to a crash.
 
     Override `lifespan` to hold resources for as long as an incarnation lives.
     """
@@ -106,13 +106,17 @@ class Actor:
         cls.__plain__ = cls.lifespan is Actor.lifespan
 
     @asynccontextmanager
-    async def lifespan(self) -> AsyncIterator[None]:
+    async def lifespan(self) -> AsyncGenerator[None]:
         """Resources of one incarnation: entered before the first message, left after the last one, also after a crash.
 
-        The actor is ready when the context manager has been entered. An error in it is a crash, or a failed start for the first
-        incarnation. On a kill the exit runs cancelled; shield what must still be awaited.
+        The actor is ready when the context manager has been entered. An error in it is a crash, or a failed start for
+        the first incarnation. On a kill the exit runs cancelled; shield what must still be awaited.
         """
         yield
+
+
+def _is_exception_class(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Exception)
 
 
 def _message_spec(cls: type[Actor], name: str, member: object) -> MessageSpec | None:
@@ -126,7 +130,9 @@ def _message_spec(cls: type[Actor], name: str, member: object) -> MessageSpec | 
         options: MessageOptions = getattr(member, _OPTIONS, inherited or DEFAULT_OPTIONS)
         return MessageSpec(name, options.on_caller_gone == "cancel", options.raises)
     if inspect.isfunction(member):
-        raise SpecInvalid(where, member, "public methods are messages: make it `async def`, or private with a leading underscore")
+        raise SpecInvalid(
+            where, member, "public methods are messages: make it `async def`, or private with a leading underscore"
+        )
     if inherited is not None:
         raise SpecInvalid(where, member, "hides a message of the base class by something that is no message")
     return None

@@ -18,8 +18,9 @@ class Jitter(Protocol):
 class Backoff:
     """How long to wait before the n-th restart in a row, in seconds.
 
-    The first `free` restarts come at once: most crashes are one bad message. After them the delay is ``first * factor**k`` up to `cap`,
-    spread by ±`jitter` (a fraction). An incarnation that stayed up for `reset_after` seconds is healthy and starts the count anew.
+    The first `free` restarts come at once: most crashes are one bad message. After them the delay is ``first *
+    factor**k`` up to `cap`, spread by ±`jitter` (a fraction). An incarnation that stayed up for `reset_after` seconds
+    is healthy and starts the count anew.
     """
 
     first: float = 0.05

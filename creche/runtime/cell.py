@@ -1,23 +1,24 @@
 """The cell: what outlives an actor's incarnations, and the one task that lives them.
 
-Theory of operation
--------------------
-One task per actor. The restart loop (`run`) runs inside it, so a restart respawns nothing. Nesting is fixed, from the outside in:
+Theory of operation ------------------- One task per actor. The restart loop (`run`) runs inside it, so a restart
+respawns nothing. Nesting is fixed, from the outside in:
 
     run ⊃ incarnation, with its lifespan (`_life`) ⊃ message scope (`_scope`)
 
-* `_scope` is shared by many messages and renewed only after it was really cancelled, because a cancel scope costs more than a call. A cancel
-  that comes too late for its message would hit the next, innocent one: `_spoiled` says that the scope must be renewed first.
-* `_life` exists only for actors with a lifespan of their own. Crashes are judged outside of both: inside, a crash of something that the
-  lifespan holds shows as a `Cancelled`, and its error only appears when the lifespan has been left.
-* Whose `Cancelled` it is is never decided by its type. Our own cancels leave a note first (`_condemned`, `want`, the request's state) and are
-  caught by our own scopes; any other `Cancelled` comes from outside the cell, passes through, and ends the task.
+* `_scope` is shared by many messages and renewed only after it was really cancelled, because a cancel scope costs more
+  than a call. A cancel that comes too late for its message would hit the next, innocent one: `_spoiled` says that the
+  scope must be renewed first.
+* `_life` exists only for actors with a lifespan of their own. Crashes are judged outside of both: inside, a crash of
+  something that the lifespan holds shows as a `Cancelled`, and its error only appears when the lifespan has been left.
+* Whose `Cancelled` it is is never decided by its type. Our own cancels leave a note first (`_condemned`, `want`, the
+  request's state) and are caught by our own scopes; any other `Cancelled` comes from outside the cell, passes through,
+  and ends the task.
 
-Waking: the task parks with `_parked` set and is woken by whoever clears it, so it is rescheduled once. Between "nothing to do" and parking
-there is no await, else a message that comes in between would not be seen.
+Waking: the task parks with `_parked` set and is woken by whoever clears it, so it is rescheduled once. Between "nothing
+to do" and parking there is no await, else a message that comes in between would not be seen.
 
-The mailbox is popped one message at a time, after a look at `_ending`: a message that is taken is a message in hand. The one in hand when
-the incarnation dies gets `OutcomeUnknown`; those still waiting stay, in order.
+The mailbox is popped one message at a time, after a look at `_ending`: a message that is taken is a message in hand.
+The one in hand when the incarnation dies gets `OutcomeUnknown`; those still waiting stay, in order.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# At most so many messages per wake: everybody else's latency is bounded by it, and 64 already has all of the throughput (measured).
+# At most so many messages per wake: everybody else's latency is bounded by it, and 64 already has all of the throughput
+# (measured).
 BATCH = 64
 
 
@@ -105,9 +107,9 @@ class Cell(Intake):
     def __repr__(self) -> str:
         return f"<{self.path}#{self.incarnation} {self.state.value}, {self.queued} waiting, {self.restarts} restarts>"
 
-    # ==========================================================================================================================
+    # ==============================================================================================
     # The task and its incarnations
-    # ==========================================================================================================================
+    # ==============================================================================================
 
     async def _incarnation(self) -> Exception | None:
         """One life. Returns what it died of; None if it was asked to end."""
@@ -176,7 +178,7 @@ class Cell(Intake):
         if lease is not None:
             lease.revoke()
 
-    # --- the loop over messages (the hot path) --------------------------------------------------------------------------------
+    # --- the loop over messages (the hot path) ----------------------------------------------------
 
     async def _serve(self, actor: Actor) -> None:
         """Take messages until the incarnation is to end."""
@@ -208,10 +210,10 @@ class Cell(Intake):
                 await self._park_hungry()
                 left = BATCH
                 continue
-            if type(item) is tuple:
+            if isinstance(item, tuple):
                 await self._handle_cast(actor, item)
             else:
-                await self._handle(actor, item)  # type: ignore[arg-type]  # what is no tuple is a Request
+                await self._handle(actor, item)
             if self._spoiled:
                 return
             left -= 1
@@ -274,7 +276,7 @@ class Cell(Intake):
             return answer
         return None
 
-    # --- parking --------------------------------------------------------------------------------------------------------------
+    # --- parking ----------------------------------------------------------------------------------
 
     async def _park_hungry(self) -> None:
         self._hungry = True
@@ -289,9 +291,9 @@ class Cell(Intake):
         self._hungry = False
         super().wake()
 
-    # ==========================================================================================================================
+    # ==============================================================================================
     # Ends
-    # ==========================================================================================================================
+    # ==============================================================================================
 
     def _went_down(self, delay: float) -> None:
         """Callers wait along with the actor, but not for ever."""
@@ -301,7 +303,7 @@ class Cell(Intake):
             self._lose_patience()
 
     def _lose_patience(self) -> None:
-        """Down for too long: those who wait are told, and so is everybody who comes now. Casts already accepted stay."""
+        """Down for too long: who waits is told, and so is everybody who comes now. Casts already accepted stay."""
         if self.want is Want.DRAIN:
             return
 
@@ -311,13 +313,16 @@ class Cell(Intake):
         self.refusal = refusal
         waiting = list(self._mailbox.take_all())
         for item in waiting:
-            if type(item) is tuple:
+            if isinstance(item, tuple):
                 self._mailbox.put(item)
             else:
                 self.refuse(item, "crash", self.restart_in())
 
     def _lose_hand(self, failure: BaseException | None) -> None:
-        """The message in hand dies with its incarnation. Its caller gets its own exception object; the crash is the cause."""
+        """The message in hand dies with its incarnation.
+
+        Its caller gets its own exception object; the crash is the cause.
+        """
         request, self._current = self._current, None
         if request is not None and request.live():
             request.fail(OutcomeUnknown(self.path), failure)
@@ -344,9 +349,9 @@ class Cell(Intake):
         for name in reversed(list(self._kept or ())):
             self._close_kept(name)
 
-    # ==========================================================================================================================
+    # ==============================================================================================
     # Control (from the supervisor, the runtime, or the actor itself)
-    # ==========================================================================================================================
+    # ==============================================================================================
 
     def ask_to(self, want: Want) -> None:
         """See `Node`."""
@@ -388,7 +393,7 @@ class Cell(Intake):
     def _is_stuck(self) -> CallFailed:
         return NotDelivered(self.path, "stuck", self.spec.unwind_grace)
 
-    # --- what actors use ------------------------------------------------------------------------------------------------------
+    # --- what actors use --------------------------------------------------------------------------
 
     def companion(self) -> Companion:
         """The owner of this incarnation's background work, made on first use."""
@@ -422,7 +427,7 @@ class Cell(Intake):
         except Exception as error:
             self.bad_stop(error)
 
-    # --- being looked at ------------------------------------------------------------------------------------------------------
+    # --- being looked at --------------------------------------------------------------------------
 
     def children(self) -> Sequence[Node]:
         """See `Node`."""

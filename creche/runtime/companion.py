@@ -1,8 +1,9 @@
 """The companion task: owner of an incarnation's background work.
 
-A nursery opened inside a handler would be cancelled with that handler's caller, and left open across messages it would corrupt the stack of
-cancel scopes. So background work has a task of its own, started on first use from the supervisor's nursery with clean context variables.
-If it fails, the incarnation is cancelled with its error; the actor joins it before it restarts, so that two incarnations never overlap.
+A nursery opened inside a handler would be cancelled with that handler's caller, and left open across messages it would
+corrupt the stack of cancel scopes. So background work has a task of its own, started on first use from the supervisor's
+nursery with clean context variables. If it fails, the incarnation is cancelled with its error; the actor joins it
+before it restarts, so that two incarnations never overlap.
 """
 
 from __future__ import annotations

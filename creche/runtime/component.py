@@ -1,7 +1,7 @@
 """The seam between the runtime and the components: a spec that hands out a typed handle of its own.
 
-A component is a package with a `Config`, `default_config(env)`, `component(config=None, **dependencies)`, its handle, its errors, and actors
-that nobody outside sees. Its handle's plain async methods send the messages.
+A component is a package with a `Config`, `default_config(env)`, `component(config=None, **dependencies)`, its handle,
+its errors, and actors that nobody outside sees. Its handle's plain async methods send the messages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from .spec import ChildOptions, Environment, Layer, Spec
 
 A = TypeVar("A", bound=Actor)
 C = TypeVar("C", bound="ComponentHandle")
-
 
 
 class ComponentHandle:
@@ -71,8 +70,8 @@ class ComponentHandle:
 class ComponentSpec(Spec[C], Generic[C]):
     """A component, ready to be started or used by an app.
 
-    `inner` is its actor or its small supervisor; `make_handle` makes its handle from a name; `needs` are the handles it was given.
-    `for_env` makes it anew for an environment, when no config was given; see `by_environment`.
+    `inner` is its actor or its small supervisor; `make_handle` makes its handle from a name; `needs` are the handles it
+    was given. `for_env` makes it anew for an environment, when no config was given; see `by_environment`.
     """
 
     name: str
@@ -86,7 +85,7 @@ class ComponentSpec(Spec[C], Generic[C]):
         return self.name
 
     @property
-    def child_options(self) -> ChildOptions:  # type: ignore[override]  # derived: the inner spec's
+    def child_options(self) -> ChildOptions:
         return self.inner.child_options
 
     @property
@@ -114,5 +113,8 @@ class ComponentSpec(Spec[C], Generic[C]):
 
 
 def by_environment(make: Callable[[Environment], ComponentSpec[C]]) -> ComponentSpec[C]:
-    """A component without a config of its own: the defaults of the app's environment; outside of apps those of development."""
+    """A component without a config of its own.
+
+    It takes the defaults of the app's environment; outside of apps those of development.
+    """
     return replace(make("development"), for_env=make)

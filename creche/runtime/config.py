@@ -1,12 +1,12 @@
 """Frozen, validated configuration values.
 
-A config is a frozen `msgspec.Struct`. msgspec checks types and constraints only while decoding, so a config that was built in Python is sent
-through the same gate by `validated` before anything starts.
+A config is a frozen `msgspec.Struct`. msgspec checks types and constraints only while decoding, so a config that was
+built in Python is sent through the same gate by `validated` before anything starts.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -29,7 +29,10 @@ def validated(config: C) -> C:
 
 
 def from_builtins(data: Any, kind: type[C]) -> C:
-    """A config out of plain dicts, lists, strings and numbers. Raises `ConfigInvalid` with the path to the offending value."""
+    """A config out of plain dicts, lists, strings and numbers.
+
+    Raises `ConfigInvalid` with the path to the offending value.
+    """
     try:
         config = msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
@@ -42,7 +45,8 @@ def from_builtins(data: Any, kind: type[C]) -> C:
 
 def _at(data: Any, path: str) -> Any:
     """The value that a path such as ``$.server.port`` leads to, for the message; the whole if it leads nowhere."""
+    found = data
     for step in path.removeprefix("$").strip(".").split("."):
-        if isinstance(data, dict) and step in data:
-            data = data[step]
-    return data
+        if isinstance(found, dict):
+            found = cast("dict[str, Any]", found).get(step, found)
+    return found

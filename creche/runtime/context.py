@@ -1,12 +1,13 @@
 """What travels with a task: the actor it belongs to, and the caller's trace and log context.
 
-Two context variables and nothing else. `BAGGAGE` rides in every envelope: the sender's value is read at the call, and set in the actor's
-task before the handler runs. `PLACE` says on whose behalf a task runs; it is set once per task and never travels.
+Two context variables and nothing else. `BAGGAGE` rides in every envelope: the sender's value is read at the call, and
+set in the actor's task before the handler runs. `PLACE` says on whose behalf a task runs; it is set once per task and
+never travels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -66,8 +67,8 @@ class Background:
 
     def __init__(self, cell: Cell) -> None:
         self.runtime = cell.runtime
-        self.path = cell.path
-        self.incarnation = cell.incarnation
+        self.path: str = cell.path
+        self.incarnation: int = cell.incarnation
 
 
 def baggage() -> Baggage:
@@ -76,7 +77,7 @@ def baggage() -> Baggage:
 
 
 @contextmanager
-def carrying(**items: object) -> Iterator[None]:
+def carrying(**items: object) -> Generator[None]:
     """Add items to the baggage of everything that is called inside the block."""
     token = BAGGAGE.set({**BAGGAGE.get(), **items})
     try:
@@ -86,7 +87,10 @@ def carrying(**items: object) -> Iterator[None]:
 
 
 def current_runtime() -> Runtime | None:
-    """The runtime that this task belongs to: the actor's, or the one that is held open around this code; None outside of both."""
+    """The runtime that this task belongs to, or None.
+
+    In an actor it is the actor's, elsewhere the one that is held open around this code.
+    """
     place = PLACE.get()
     return RUNTIME.get() if place is None else place.runtime
 
@@ -94,7 +98,8 @@ def current_runtime() -> Runtime | None:
 def current_deadline() -> float:
     """The deadline stamped on the message in hand, in seconds of `trio.current_time()`; infinity without one.
 
-    Calls that a handler makes inherit it by themselves. Read it to decide whether an optional step is still worth starting.
+    Calls that a handler makes inherit it by themselves. Read it to decide whether an optional step is still worth
+    starting.
     """
     place = PLACE.get()
     return float("inf") if place is None else place.inherited_deadline
@@ -137,22 +142,30 @@ class ActorContext:
     def spawn(self, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
         """Run `fn(*args)` in the background for at most as long as this incarnation lives.
 
-        It shares the actor's state and interleaves with its handlers at awaits. It is cancelled when the incarnation ends, and the next
-        one does not begin before it has ended. An exception in it crashes the incarnation. It runs with clean context variables.
+        It shares the actor's state and interleaves with its handlers at awaits. It is cancelled when the incarnation
+        ends, and the next one does not begin before it has ended. An exception in it crashes the incarnation. It runs
+        with clean context variables.
         """
         self._cell.companion().spawn(fn, args)
 
     def exit(self) -> None:
-        """End this incarnation after the message in hand. A permanent actor starts anew; a transient or temporary one is done."""
+        """End this incarnation after the message in hand.
+
+        A permanent actor starts anew; a transient or temporary one is done.
+        """
         self._cell.exit()
 
     def grant(self, lease: Lease) -> None:
-        """Lend a right to this actor's handles. It is revoked, synchronously, when the incarnation ends or another one is granted."""
+        """Lend a right to this actor's handles.
+
+        It is revoked, synchronously, when the incarnation ends or another one is granted.
+        """
         self._cell.grant(lease)
 
     def keep(self, name: str, make: Callable[[], T], close: Callable[[T], object]) -> T:
         """A resource that outlives incarnations, such as a bound socket.
 
-        The first call makes it; later ones, also in later incarnations, give the same object. `close` is called at the final stop.
+        The first call makes it; later ones, also in later incarnations, give the same object. `close` is called at the
+        final stop.
         """
         return self._cell.keep(name, make, close)

@@ -1,17 +1,16 @@
 """One message on its way: who waits for it, until when, and what has become of it.
 
-Theory of operation
--------------------
-A call is a `Request`. Its caller parks with one `wait_task_rescheduled` and is woken exactly once, by `settle`, which is the only place
-that reschedules a caller. A cast is a bare tuple, because two hundred thousand queued objects make the garbage collector the bottleneck.
+Theory of operation ------------------- A call is a `Request`. Its caller parks with one `wait_task_rescheduled` and is
+woken exactly once, by `settle`, which is the only place that reschedules a caller. A cast is a bare tuple, because two
+hundred thousand queued objects make the garbage collector the bottleneck.
 
     QUEUED ──taken──▶ RUNNING ──caller gone, message says "cancel"──▶ CANCELLING
        │                 │                                                │
        └───────────────▶ SETTLED ◀────────────────────────────────────────┘
 
 * QUEUED, caller gone or time over: revoked. It stays in the mailbox as a tombstone and never runs.
-* RUNNING, caller gone: "finish" settles at once and the handler's reply finds nobody; "cancel" cancels the handler and settles when it
-  has unwound (CANCELLING), or after `unwind_grace`, when the cell is declared stuck.
+* RUNNING, caller gone: "finish" settles at once and the handler's reply finds nobody; "cancel" cancels the handler and
+  settles when it has unwound (CANCELLING), or after `unwind_grace`, when the cell is declared stuck.
 * The first transition into SETTLED is the outcome. Later ones are counted no-ops, never errors.
 
 Nothing here awaits between testing a state and changing it; all of it runs in one thread.
@@ -74,7 +73,7 @@ class Request:
         self._grace_until = NEVER
         self._entries = 0  # how many entries the deadline heap holds for this request
 
-    # --- the only way out ---------------------------------------------------------------------------------------------------
+    # --- the only way out -------------------------------------------------------------------------
 
     def settle(self, result: outcome.Outcome[Any]) -> None:
         """Give the caller its outcome, unless it already has one."""
@@ -106,7 +105,7 @@ class Request:
             self.cell.deadlines.note_dead()
         self._entries = 0
 
-    # --- the caller is cancelled (trio's abort function) ----------------------------------------------------------------------
+    # --- the caller is cancelled (trio's abort function) ------------------------------------------
 
     def abort(self, raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
         """Trio asks whether the caller may leave."""
@@ -118,7 +117,7 @@ class Request:
         self.task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    # --- time (called by the deadline heap) -----------------------------------------------------------------------------------
+    # --- time (called by the deadline heap) -------------------------------------------------------
 
     def stamp(self, deadline: float) -> None:
         """Let the request expire at `deadline`."""

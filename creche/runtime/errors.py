@@ -1,13 +1,14 @@
 """The vocabulary of what can go wrong, sorted by who is to blame.
 
-* The **outcomes of a call** (`CallFailed` and its subclasses) say what became of one message, and so whether a retry is safe.
-* **Refusals** of the caller's own doing (`CallCycle`, `NotStarted`, `ConfigInvalid`, `SpecInvalid`) are raised before anything
-  has happened.
+* The **outcomes of a call** (`CallFailed` and its subclasses) say what became of one message, and so whether a retry is
+  safe.
+* **Refusals** of the caller's own doing (`CallCycle`, `NotStarted`, `ConfigInvalid`, `SpecInvalid`) are raised before
+  anything has happened.
 * **Causes of a crash** (`Killed`, `IncarnationEnded`, `IntensityExceeded`) appear as `__cause__` and in events.
 * `DomainError` is the author's own vocabulary: an answer, never a crash.
 
-Errors are named for the state they report, carry machine-readable fields, and are made fresh for each caller: one exception object
-raised in a thousand tasks grows a traceback of three thousand entries and pins all their frames.
+Errors are named for the state they report, carry machine-readable fields, and are made fresh for each caller: one
+exception object raised in a thousand tasks grows a traceback of three thousand entries and pins all their frames.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class CrecheError(Exception):
     """Root of every error that creche itself raises."""
 
 
-# --- outcomes of a call -------------------------------------------------------------------------------------------------------
+# --- outcomes of a call ---------------------------------------------------------------------------
 
 
 class CallFailed(CrecheError):
@@ -67,7 +68,10 @@ class OutcomeUnknown(CallFailed):
 
 
 class ActorStopped(CallFailed):
-    """The actor has ended for good; its handle will never answer again. `__cause__` is the last failure, if one ended it."""
+    """The actor has ended for good.
+
+    Its handle will never answer again. `__cause__` is the last failure, if one ended it.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__(path, "the actor has stopped for good")
@@ -76,7 +80,8 @@ class ActorStopped(CallFailed):
 class PeerFailed(CallFailed):
     """The actor that was called lives, but one that it called in turn failed.
 
-    As unknown as `OutcomeUnknown`: the handler had begun. `origin` is the path of the actor that failed; `cause` its error.
+    As unknown as `OutcomeUnknown`: the handler had begun. `origin` is the path of the actor that failed; `cause` its
+    error.
     """
 
     def __init__(self, path: str, origin: str, cause: CallFailed) -> None:
@@ -86,14 +91,17 @@ class PeerFailed(CallFailed):
 
 
 class DeadlineExceeded(CallFailed, trio.TooSlowError):
-    """The time given with `within()` ran out. `delivered` False: never handled (retry is safe); True: the handler had begun."""
+    """The time given with `within()` ran out.
+
+    `delivered` False: never handled (retry is safe); True: the handler had begun.
+    """
 
     def __init__(self, path: str, delivered: bool) -> None:
         super().__init__(path, f"deadline exceeded ({'while being handled' if delivered else 'before it was handled'})")
         self.delivered = delivered
 
 
-# --- the caller's own mistakes ------------------------------------------------------------------------------------------------
+# --- the caller's own mistakes --------------------------------------------------------------------
 
 
 class CallCycle(CrecheError):
@@ -108,7 +116,9 @@ class NotStarted(CrecheError):
     """The handle is not bound to a running actor yet: its app or runtime has not started it."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name!r} is not running: enter `app.open()` / `app.run()`, or await `runtime.start(...)` first")
+        super().__init__(
+            f"{name!r} is not running: enter `app.open()` / `app.run()`, or await `runtime.start(...)` first"
+        )
         self.name = name
 
 
@@ -131,7 +141,7 @@ class ConfigInvalid(CrecheError, ValueError):
         self.reason = reason
 
 
-# --- causes of crashes and ends -----------------------------------------------------------------------------------------------
+# --- causes of crashes and ends -------------------------------------------------------------------
 
 
 class Killed(CrecheError):
@@ -174,7 +184,10 @@ class StartFailed(CrecheError):
 
 
 class TreeFailed(CrecheError):
-    """The supervision tree as a whole has failed: the root gave up. `__cause__` is the chain of failures that led there."""
+    """The supervision tree as a whole has failed: the root gave up.
+
+    `__cause__` is the chain of failures that led there.
+    """
 
 
 class Unavailable(CrecheError):
@@ -191,14 +204,14 @@ class InternalError(CrecheError):
     """creche broke one of its own rules. Please report it."""
 
 
-# --- the author's vocabulary --------------------------------------------------------------------------------------------------
+# --- the author's vocabulary ----------------------------------------------------------------------
 
 
 class DomainError(CrecheError):
     """An error that is an answer: it reaches the caller as it is and never crashes the actor that raised it.
 
-    Subclass it for each error of your domain and set the class attributes. `code` is your own number, `message` is safe to show to
-    the client; `cause` is kept as `__cause__` for the logs and its text never leaves the process.
+    Subclass it for each error of your domain and set the class attributes. `code` is your own number, `message` is safe
+    to show to the client; `cause` is kept as `__cause__` for the logs and its text never leaves the process.
     """
 
     http_status: ClassVar[int] = 400

@@ -1,7 +1,7 @@
 """What happened in a tree, as typed values on one hook.
 
-Logs, metrics, traces, the observer and tests are adapters that subscribe here. With no subscriber an event is not even constructed:
-every place that emits asks `if events.on:` first.
+Logs, metrics, traces, the observer and tests are adapters that subscribe here. With no subscriber an event is not even
+constructed: every place that emits asks `if events.on:` first.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,10 @@ class Ready(Event):
 
 @dataclass(frozen=True, slots=True)
 class Crashed(Event):
-    """An incarnation died. `error` is one line, `detail` the formatted traceback; `queued` messages wait for the successor."""
+    """An incarnation died.
+
+    `error` is one line, `detail` the formatted traceback; `queued` messages wait for the successor.
+    """
 
     error: str
     detail: str
@@ -120,7 +123,8 @@ Hook = Callable[[Event], None]
 class EventHub:
     """Hands each event to every subscriber, in the emitter's task, synchronously.
 
-    A hook that raises is reported on `sys.unraisablehook` and stays subscribed: observing must never change what is observed.
+    A hook that raises is reported on `sys.unraisablehook` and stays subscribed: observing must never change what is
+    observed.
     """
 
     def __init__(self) -> None:
@@ -142,7 +146,7 @@ class EventHub:
             try:
                 hook(event)
             except Exception as error:
-                sys.unraisablehook(_Unraisable(error, hook))
+                sys.unraisablehook(cast("sys.UnraisableHookArgs", _Unraisable(error, hook)))
 
     def _set(self, hooks: tuple[Hook, ...]) -> None:
         self._hooks = hooks
@@ -152,9 +156,9 @@ class EventHub:
 class _Unraisable:
     """The shape that `sys.unraisablehook` takes; CPython's own type cannot be constructed."""
 
-    def __init__(self, error: Exception, hook: Hook) -> None:
-        self.exc_type = type(error)
-        self.exc_value = error
+    def __init__(self, error: BaseException, hook: Hook) -> None:
+        self.exc_type: type[BaseException] = type(error)
+        self.exc_value: BaseException | None = error
         self.exc_traceback = error.__traceback__
         self.err_msg: str | None = "Exception ignored in a creche event hook"
         self.object: Any = hook

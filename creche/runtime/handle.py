@@ -24,8 +24,8 @@ NEVER = float("inf")
 class Handle(Generic[A_co]):
     """A way to one actor, typed by its class.
 
-    ``handle.ask.method(...)`` calls and awaits the reply; ``handle.call(Class.method, ...)`` is the primitive under it. A handle stays
-    valid across restarts. After the actor's final stop every use raises `ActorStopped`.
+    ``handle.ask.method(...)`` calls and awaits the reply; ``handle.call(Class.method, ...)`` is the primitive under it.
+    A handle stays valid across restarts. After the actor's final stop every use raises `ActorStopped`.
     """
 
     __slots__ = ("_ask", "_cell", "_name")
@@ -55,9 +55,10 @@ class Handle(Generic[A_co]):
     ) -> Coroutine[Any, Any, R]:
         """Send a message and await its reply: exactly one outcome.
 
-        Returns what the handler returns and raises what it declares. Otherwise raises one of the `CallFailed` errors: `NotDelivered`
-        (never handled), `OutcomeUnknown` (the actor died over it), `PeerFailed`, `ActorStopped`; or `CallCycle`, before anything was
-        sent. A cancelled caller revokes a request that is still queued; `message` says what becomes of a running one.
+        Returns what the handler returns and raises what it declares. Otherwise raises one of the `CallFailed` errors:
+        `NotDelivered` (never handled), `OutcomeUnknown` (the actor died over it), `PeerFailed`, `ActorStopped`; or
+        `CallCycle`, before anything was sent. A cancelled caller revokes a request that is still queued; `message` says
+        what becomes of a running one.
         """
         cell = self._bound()
         return cell.call(message_of(cell, method.__name__), args, kwargs)
@@ -85,8 +86,9 @@ class Handle(Generic[A_co]):
         Parameters
         ----------
         seconds
-            For calls: the whole time until the reply. It is stamped on the message: the handler can read it, and calls that the
-            handler makes inherit it. When it runs out the caller gets `DeadlineExceeded`. For casts: the time to wait for room.
+            For calls: the whole time until the reply. It is stamped on the message: the handler can read it, and calls
+            that the handler makes inherit it. When it runs out the caller gets `DeadlineExceeded`. For casts: the time
+            to wait for room.
         expires
             For casts: seconds after which a message that still waits in the mailbox is dropped unhandled.
         """

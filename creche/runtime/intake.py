@@ -2,9 +2,9 @@
 
 Everything here runs in the sender's task. What the actor's own task does is in `cell`.
 
-A call that finds the mailbox full waits in its overflow queue with the sleep it needs anyway; a cast that does so is woken when it moves up.
-Either way it keeps its place, and it can be revoked. `refusal` is what senders meet first: None while the cell takes messages, else what
-makes the error that tells why not. A new error for each sender.
+A call that finds the mailbox full waits in its overflow queue with the sleep it needs anyway; a cast that does so is
+woken when it moves up. Either way it keeps its place, and it can be revoked. `refusal` is what senders meet first: None
+while the cell takes messages, else what makes the error that tells why not. A new error for each sender.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .actor import Actor, MessageSpec
 from .context import BAGGAGE, PLACE
 from .envelope import NEVER, RUNNING, Cast, Request, Waiting, WaitingCast
 from .errors import CallCycle, CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
-from .mailbox import Mailbox
 from .life import Life
+from .mailbox import Mailbox
 
 if TYPE_CHECKING:
     from .node import Parent
@@ -47,9 +47,7 @@ class Intake(Life):
         "revoked",
     )
 
-    def __init__(
-        self, runtime: Runtime, parent: Parent, name: str, options: ChildOptions, cls: type[Actor]
-    ) -> None:
+    def __init__(self, runtime: Runtime, parent: Parent, name: str, options: ChildOptions, cls: type[Actor]) -> None:
         super().__init__(runtime, parent, name, options)
         self.messages: dict[str, MessageSpec] = cls.__messages__
         self.deadlines = runtime.deadlines
@@ -71,7 +69,7 @@ class Intake(Life):
     def queued(self) -> int:
         return len(self._mailbox)
 
-    # --- sending --------------------------------------------------------------------------------------------------------------
+    # --- sending ----------------------------------------------------------------------------------
 
     async def call(
         self, spec: MessageSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: float = NEVER
@@ -138,9 +136,10 @@ class Intake(Life):
             self.wake()
 
     def edge_to(self, target: Intake) -> list[Intake]:
-        """Note that this cell's message in hand is about to wait for `target`. The caller removes the edge from the returned list.
+        """Note that this cell's message in hand is about to wait for `target`.
 
-        Raises `CallCycle` if `target` waits for this cell already, directly or through others.
+        The caller removes the edge from the returned list. Raises `CallCycle` if `target` waits for this cell already,
+        directly or through others.
         """
         chain = _chain(target, self)
         if chain is not None:
@@ -154,7 +153,7 @@ class Intake(Life):
         """The cells that the message in hand waits for at this moment."""
         return self._waits_for or ()
 
-    # --- admission ------------------------------------------------------------------------------------------------------------
+    # --- admission --------------------------------------------------------------------------------
 
     def _admit(self, item: Cast | Request) -> None:
         if not self._mailbox.full():

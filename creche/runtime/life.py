@@ -1,12 +1,12 @@
 """The restart loop, shared by actors and supervisors: what runs between two incarnations.
 
-Theory of operation
--------------------
-`run` is a node's one task. It loops: wait until a start is allowed (`_admitted`: no delay to sit out, the start gate open), live one
-incarnation, and ask the parent what comes next. The question is asked synchronously in the same step in which the incarnation is recorded as
-dead, so no cancel and no stop can fall between the two.
+Theory of operation ------------------- `run` is a node's one task. It loops: wait until a start is allowed
+(`_admitted`: no delay to sit out, the start gate open), live one incarnation, and ask the parent what comes next. The
+question is asked synchronously in the same step in which the incarnation is recorded as dead, so no cancel and no stop
+can fall between the two.
 
-The task parks in one place (`_park`) and is woken in one place (`wake`): whoever clears `_parked` reschedules, so it happens once.
+The task parks in one place (`_park`) and is woken in one place (`wake`): whoever clears `_parked` reschedules, so it
+happens once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Life(Node):
         self._exiting = False  # end without taking another message
         self._ending = False  # some reason to look whether another message may be taken
 
-    # --- to be filled in ------------------------------------------------------------------------------------------------------
+    # --- to be filled in --------------------------------------------------------------------------
 
     @abstractmethod
     async def _incarnation(self) -> Exception | None:
@@ -64,7 +64,7 @@ class Life(Node):
     def _ended(self, cause: Exception | None) -> None:
         """The end for good: answer for everything."""
 
-    # --- the task -------------------------------------------------------------------------------------------------------------
+    # --- the task ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """See `Node`."""
@@ -132,7 +132,7 @@ class Life(Node):
             self._parked = False
             trio.lowlevel.reschedule(self._task)
 
-    # --- ends -----------------------------------------------------------------------------------------------------------------
+    # --- ends -------------------------------------------------------------------------------------
 
     def _after(self, failure: Exception | None) -> None:
         """The incarnation has ended: what comes next? Synchronous: nothing can come between a crash and its verdict."""
@@ -189,7 +189,7 @@ class Life(Node):
             self.emit(events.Stopped, "" if cause is None else one_line(cause))
         self.move(State.STOPPED)
 
-    # --- control --------------------------------------------------------------------------------------------------------------
+    # --- control ----------------------------------------------------------------------------------
 
     def ask_to(self, want: Want) -> None:
         """See `Node`."""

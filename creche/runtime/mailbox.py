@@ -1,34 +1,38 @@
 """The mailbox: a bounded queue that outlives incarnations, from which a waiting request can be taken back.
 
-Theory of operation
--------------------
-Two deques. `_queue` holds at most `capacity` live messages. `_spill` holds those whose senders wait for room, in order of arrival; while it
-is not empty everything new goes there too, so that nobody overtakes. Taking one message lets one waiting one move up.
+Theory of operation ------------------- Two deques. `_queue` holds at most `capacity` live messages. `_spill` holds
+those whose senders wait for room, in order of arrival; while it is not empty everything new goes there too, so that
+nobody overtakes. Taking one message lets one waiting one move up.
 
-A memory channel cannot take a message back, so callers that time out would leave garbage that blocks live callers and is executed later.
-Here a revoked request becomes a tombstone: it is skipped when taken and does not count against the capacity. Tombstones are swept out when
-they are many and more than half of the queue, so that a small mailbox cannot fill up with them.
+A memory channel cannot take a message back, so callers that time out would leave garbage that blocks live callers and
+is executed later. Here a revoked request becomes a tombstone: it is skipped when taken and does not count against the
+capacity. Tombstones are swept out when they are many and more than half of the queue, so that a small mailbox cannot
+fill up with them.
 
-A message is popped one at a time, at the moment its handler starts: draining into a local list would lose the rest on a crash.
+A message is popped one at a time, at the moment its handler starts: draining into a local list would lose the rest on a
+crash.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 from .envelope import QUEUED, Cast, Request, Waiting, WaitingCast
+
+T = TypeVar("T", bound=Cast | Waiting)
 
 _SWEEP_ABOVE = 32
 
 
-class _Lane:
+class _Lane(Generic[T]):
     """A deque that knows how many of its entries are tombstones."""
 
     __slots__ = ("dead", "items", "sweep_above")
 
     def __init__(self, sweep_above: int) -> None:
-        self.items: deque[Cast | Waiting] = deque()
+        self.items: deque[T] = deque()
         self.dead = 0
         self.sweep_above = sweep_above
 
@@ -42,7 +46,7 @@ class _Lane:
             self.items = deque(item for item in self.items if is_live(item))
             self.dead = 0
 
-    def pop(self) -> Cast | Waiting | None:
+    def pop(self) -> T | None:
         """The first live entry."""
         items = self.items
         while items:
@@ -60,8 +64,8 @@ class Mailbox:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._queue = _Lane(min(_SWEEP_ABOVE, capacity // 2))
-        self._spill: _Lane | None = None
+        self._queue: _Lane[Cast | Request] = _Lane(min(_SWEEP_ABOVE, capacity // 2))
+        self._spill: _Lane[Waiting] | None = None
 
     def __len__(self) -> int:
         """Live messages, those whose senders still wait for room included."""
@@ -87,20 +91,22 @@ class Mailbox:
         item = self._queue.pop()
         if self._spill is not None:
             self._refill()
-        return item  # type: ignore[return-value]  # a WaitingCast never stands in the queue
+        return item
 
     def bury(self, item: Waiting) -> None:
         """`item` has been revoked."""
-        lane = self._spill if item.spilled else self._queue
-        assert lane is not None
-        lane.bury()
+        if item.spilled and self._spill is not None:
+            self._spill.bury()
+        else:
+            self._queue.bury()
         self._refill()
 
     def take_all(self) -> Iterator[Cast | Waiting]:
         """Empty the mailbox: whoever calls this answers for every message."""
-        for lane in (self._queue, self._spill):
-            while lane is not None and (item := lane.pop()) is not None:
-                yield item
+        while (item := self._queue.pop()) is not None:
+            yield item
+        while self._spill is not None and (waiting := self._spill.pop()) is not None:
+            yield waiting
 
     def _refill(self) -> None:
         while self._spill is not None and len(self._queue) < self.capacity:
@@ -111,10 +117,10 @@ class Mailbox:
                 self._queue.items.append(item.cast)
                 item.accept()
             else:
-                item.spilled = False  # type: ignore[union-attr]  # casts wait as WaitingCast
+                item.spilled = False
                 self._queue.items.append(item)
 
 
 def is_live(item: Cast | Waiting) -> bool:
     """False for a tombstone."""
-    return type(item) is tuple or item.state == QUEUED  # type: ignore[union-attr]
+    return isinstance(item, tuple) or item.state == QUEUED

@@ -7,7 +7,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import trio
 
@@ -69,7 +69,10 @@ class Verdict(enum.Enum):
 
 
 class Parent(Protocol):
-    """What a node needs of its supervisor. Called synchronously, in the child's task: no await between a crash and its verdict."""
+    """What a node needs of its supervisor.
+
+    Called synchronously, in the child's task: no await between a crash and its verdict.
+    """
 
     @property
     def path(self) -> str: ...
@@ -79,6 +82,7 @@ class Parent(Protocol):
 
     def child_crashed(self, child: Node, failure: Exception) -> tuple[Verdict, float]:
         """Decide; the number is the delay of a restart in seconds."""
+        ...
 
     def child_changed(self, child: Node) -> None:
         """The child has moved to another state."""
@@ -109,16 +113,16 @@ class Node(ABC):
         self.name = name
         self.path = f"{parent.path}/{name}" if parent.path else name
         self.spec = options
-        self.state = State.NEW
-        self.want = Want.NOTHING
-        self.incarnation = 0
-        self.restarts = 0
+        self.state: State = State.NEW
+        self.want: Want = Want.NOTHING
+        self.incarnation: int = 0
+        self.restarts: int = 0
         self.streak = 0  # crashes since the last healthy time
         self.history: deque[str] | None = None
         self.start_error: Exception | None = None  # of the first start, for whoever waits for it
         self._changed: trio.Event | None = None
 
-    # --- lifecycle, seen from the supervisor ---------------------------------------------------------------------------------
+    # --- lifecycle, seen from the supervisor ------------------------------------------------------
 
     @abstractmethod
     async def run(self) -> None:
@@ -142,7 +146,10 @@ class Node(ABC):
 
     @abstractmethod
     def condemn(self, failure: Exception) -> bool:
-        """Make the present incarnation die of `failure`. False if there is none, or it is dying of something else already."""
+        """Make the present incarnation die of `failure`.
+
+        False if there is none, or it is dying of something else already.
+        """
 
     @property
     @abstractmethod
@@ -158,7 +165,7 @@ class Node(ABC):
         """Messages that wait in the mailbox."""
         return 0
 
-    # --- state ----------------------------------------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------
 
     def move(self, to: State) -> None:
         """Enter a state and tell whoever waits for it."""
@@ -189,7 +196,7 @@ class Node(ABC):
         """Emit an event of this node; ask `runtime.events.on` first."""
         self.runtime.events.emit(kind(trio.current_time(), self.path, self.incarnation, *values))
 
-    # --- crashes --------------------------------------------------------------------------------------------------------------
+    # --- crashes ----------------------------------------------------------------------------------
 
     def remember(self, failure: Exception) -> str:
         """Put a crash into the history as text and return its full text."""
@@ -207,16 +214,19 @@ def one_line(error: BaseException) -> str:
 
 def unwrap(error: Exception) -> Exception:
     """The leaf of a group that has just one: nurseries wrap single errors too."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    if not isinstance(error, ExceptionGroup):
+        return error
+    inner: Sequence[Exception] = cast("ExceptionGroup[Exception]", error).exceptions
+    return unwrap(inner[0]) if len(inner) == 1 else cast("Exception", error)
 
 
 def stack_of(task: trio.lowlevel.Task | None) -> str:
     """Where a task stands, outermost frame first, without touching it."""
     if task is None:
         return "(no task)"
-    frames = (traceback.FrameSummary(f.f_code.co_filename, line, f.f_code.co_name) for f, line in task.iter_await_frames())
+    frames = (
+        traceback.FrameSummary(f.f_code.co_filename, line, f.f_code.co_name) for f, line in task.iter_await_frames()
+    )
     return "".join(traceback.format_list(list(frames)))
 
 
@@ -225,6 +235,7 @@ class Group(Protocol):
 
     async def start_child(self, spec: Spec[Any]) -> Node:
         """Start a child and wait until it is ready. Raises `StartFailed`."""
+        ...
 
     async def stop_child(self, child: Node) -> None:
         """Stop a child for good, gracefully."""

@@ -1,18 +1,18 @@
 """The runtime: one supervision tree with its clock, randomness, deadlines and events.
 
-Theory of operation
--------------------
-The user's nursery is outside; the tree lives in a *host* task inside it, under a shielded scope. So a cancel of the user's code does not reach
-the tree directly, which would hit all of it in one tick: it makes `opened` ask the root to stop, and children stop in reverse order under
-their deadlines. The user's own body is not shielded. When the root gives up, the host raises `TreeFailed`, which cancels the user's body.
+Theory of operation ------------------- The user's nursery is outside; the tree lives in a *host* task inside it, under
+a shielded scope. So a cancel of the user's code does not reach the tree directly, which would hit all of it in one
+tick: it makes `opened` ask the root to stop, and children stop in reverse order under their deadlines. The user's own
+body is not shielded. When the root gives up, the host raises `TreeFailed`, which cancels the user's body.
 
-The runtime is the root's parent. It calls no `trio.run`, touches no signal and assumes no main thread, so it also runs as a guest.
+The runtime is the root's parent. It calls no `trio.run`, touches no signal and assumes no main thread, so it also runs
+as a guest.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass
@@ -35,7 +35,10 @@ Ts = TypeVarTuple("Ts")
 
 @dataclass(frozen=True, slots=True)
 class Unstopped:
-    """A node that did not end although it was asked to and then cancelled. `stack` shows where it stood at that moment."""
+    """A node that did not end although it was asked to and then cancelled.
+
+    `stack` shows where it stood at that moment.
+    """
 
     path: str
     stack: str
@@ -60,7 +63,7 @@ class Runtime:
     def __repr__(self) -> str:
         return f"<Runtime {self.name}: {self.root!r}>"
 
-    # --- for users --------------------------------------------------------------------------------------------------------------
+    # --- for users --------------------------------------------------------------------------------
 
     async def start(self, spec: Spec[H]) -> H:
         """Start a child of the root and wait until it is ready.
@@ -72,11 +75,14 @@ class Runtime:
     async def start_with(self, spec: Spec[H], handle: H) -> H:
         """As `start`, for a handle that has been handed out already."""
         node = await cast("Group", self.root).start_child(spec)
-        cast("Bindable", handle)._bind(node)
+        cast("Bindable", handle)._bind(node)  # pyright: ignore[reportPrivateUsage]
         return handle
 
     async def stop(self, target: object) -> None:
-        """Stop an actor or component for good: close it to new work, drain, then cancel. Idempotent. `target` is its handle."""
+        """Stop an actor or component for good: close it to new work, drain, then cancel.
+
+        Idempotent. `target` is its handle.
+        """
         node = self.node_of(target)
         if node.state is not State.STOPPED:
             await cast("Group", node.parent).stop_child(node)
@@ -84,7 +90,8 @@ class Runtime:
     def kill(self, target: object, reason: str) -> bool:
         """Crash the present incarnation of `target` (a handle or a path) with `Killed(reason)`.
 
-        Its supervisor decides what comes next, as for any crash. False if there was nothing to kill: it is down or already dying.
+        Its supervisor decides what comes next, as for any crash. False if there was nothing to kill: it is down or
+        already dying.
         """
         return self.node_of(target).condemn(Killed(reason))
 
@@ -92,10 +99,11 @@ class Runtime:
         """A picture of the whole tree at this moment. ``str()`` of it is text for people."""
         return picture(self.root)
 
-    async def run_blocking(
-        self, fn: Callable[[*Ts], R], *args: *Ts, limiter: trio.CapacityLimiter | None = None
-    ) -> R:
-        """Run blocking code in a worker thread and wait for it. A cancel waits for `fn` to end: make `fn` interruptible."""
+    async def run_blocking(self, fn: Callable[[*Ts], R], *args: *Ts, limiter: trio.CapacityLimiter | None = None) -> R:
+        """Run blocking code in a worker thread and wait for it.
+
+        A cancel waits for `fn` to end: make `fn` interruptible.
+        """
         return await trio.to_thread.run_sync(fn, *args, limiter=limiter)
 
     @property
@@ -118,7 +126,7 @@ class Runtime:
             raise NotStarted(repr(target))
         return node
 
-    # --- the root's parent ------------------------------------------------------------------------------------------------------
+    # --- the root's parent ------------------------------------------------------------------------
 
     @property
     def nursery(self) -> trio.Nursery:
@@ -141,7 +149,7 @@ class Runtime:
         if self.events.on:
             node.emit(events.Unstopped, stack)
 
-    # --- opening and closing ----------------------------------------------------------------------------------------------------
+    # --- opening and closing ----------------------------------------------------------------------
 
     async def host(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the tree until its root has ended."""
@@ -173,7 +181,7 @@ class Runtime:
 
 
 @asynccontextmanager
-async def opened(runtime: Runtime, stop_within: float) -> AsyncIterator[Runtime]:
+async def opened(runtime: Runtime, stop_within: float) -> AsyncGenerator[Runtime]:
     """Hold a runtime open for the length of a block."""
     token = RUNTIME.set(runtime)
     try:
@@ -194,7 +202,10 @@ async def opened(runtime: Runtime, stop_within: float) -> AsyncIterator[Runtime]
 
 
 def raise_single(error: BaseException) -> NoReturn:
-    """Raise what a nursery wrapped: the signal to end the process if there is one, the only leaf if there is one, else the group."""
+    """Raise what a nursery wrapped.
+
+    A request to end the process goes first; then the only leaf, if there is just one; else the group itself.
+    """
     leaves = list(_leaves(error))
     for leaf in leaves:
         if isinstance(leaf, (KeyboardInterrupt, SystemExit)):
@@ -206,7 +217,8 @@ def raise_single(error: BaseException) -> NoReturn:
 
 def _leaves(error: BaseException) -> Sequence[BaseException]:
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+        inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        return [leaf for one in inner for leaf in _leaves(one)]
     return [error]
 
 

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Self, TypedDict, TypeVar, Unpack, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    runtime_checkable,
+)
 
 from .actor import Actor
 from .backoff import Backoff
 from .cell import Cell
-from .errors import SpecInvalid
-from .context import ActorContext
 from .checks import require, require_one_of
+from .context import ActorContext
+from .errors import SpecInvalid
 from .handle import Handle
 
 if TYPE_CHECKING:
@@ -72,12 +85,17 @@ class ChildOptions:
     layer: Layer | None = None
 
     def __post_init__(self) -> None:
-        require(self, "name", self.name is None or bool(re.fullmatch(r"[\w.\-]+", self.name)), "letters, digits, '_', '-', '.'")
+        require(
+            self,
+            "name",
+            self.name is None or bool(re.fullmatch(r"[\w.\-]+", self.name)),
+            "letters, digits, '_', '-', '.'",
+        )
         require_one_of(self, "restart", ("permanent", "transient", "temporary"))
         require_one_of(self, "overflow", ("wait", "reject", "drop_oldest", "drop_newest"))
         require_one_of(self, "while_down", ("wait", "reject"))
         require_one_of(self, "layer", (None, *LAYERS))
-        require(self, "mailbox", isinstance(self.mailbox, int) and self.mailbox >= 1, "an int of at least 1")
+        require(self, "mailbox", self.mailbox >= 1, "at least 1")
         for name in ("down_wait", "unwind_grace", "drain", "shutdown"):
             require(self, name, getattr(self, name) >= 0, "seconds, not negative")
 
@@ -113,7 +131,10 @@ class Bindable(Protocol):
 class Spec(ABC, Generic[H_co]):
     """How to make one node, and the handle that reaches it. Immutable; one spec may start many nodes."""
 
-    child_options: ChildOptions
+    @property
+    @abstractmethod
+    def child_options(self) -> ChildOptions:
+        """The rules that the node will live under."""
 
     @abstractmethod
     def default_name(self) -> str:
@@ -159,8 +180,12 @@ class ActorSpec(Spec[Handle[A]], Generic[A]):
 
     cls: type[A]
     args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    child_options: ChildOptions = ChildOptions()  # noqa: RUF009  # frozen
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rules: ChildOptions = field(default_factory=ChildOptions)
+
+    @property
+    def child_options(self) -> ChildOptions:
+        return self.rules
 
     def default_name(self) -> str:
         return snake_case(getattr(self.cls, "__name__", "actor"))
@@ -179,7 +204,7 @@ class ActorSpec(Spec[Handle[A]], Generic[A]):
         return Handle(self.default_name())
 
     def with_options(self, options: ChildOptions) -> Self:
-        return replace(self, child_options=options)
+        return replace(self, rules=options)
 
     def dependencies(self) -> Iterator[object]:
         yield from self.args
@@ -189,16 +214,18 @@ class ActorSpec(Spec[Handle[A]], Generic[A]):
 def child(cls: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorSpec[A]:
     """The spec of an actor that is constructed as ``cls(*args, **kwargs)``, anew for each incarnation.
 
-    Arguments are shared by all incarnations, so pass configuration and handles, not state. Add rules with ``.options(...)``.
+    Arguments are shared by all incarnations, so pass configuration and handles, not state. Add rules with
+    ``.options(...)``.
 
     Raises
     ------
     SpecInvalid
         `cls` is no subclass of `Actor`.
     """
-    if not (isinstance(cls, type) and issubclass(cls, Actor)):
+    actor_class: object = cls
+    if not (isinstance(actor_class, type) and issubclass(actor_class, Actor)):
         raise SpecInvalid("child", cls, "pass a subclass of creche.Actor, then its constructor's arguments")
-    return ActorSpec(cls, args, dict(kwargs))
+    return ActorSpec(cast("type[A]", cls), args, dict(kwargs))
 
 
 def snake_case(name: str) -> str:

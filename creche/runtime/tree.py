@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TreeNode:
-    """One node. `queued` counts waiting messages; `last_failure` is one line, empty without one. ``str()`` renders the tree."""
+    """One node.
+
+    `queued` counts waiting messages; `last_failure` is one line, empty without one. ``str()`` renders the tree.
+    """
 
     name: str
     path: str

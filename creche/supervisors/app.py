@@ -1,14 +1,14 @@
 """The app: a whole service, declared; and the one place that touches signals, threads and the process's exit.
 
-Theory of operation
--------------------
-`use` collects specs and hands out their handles, unbound. A spec can only be given handles that `use` returned before, so the order of use is
-a topological order of the dependencies. `open` puts each spec into the supervisor of its layer (no lower than what it depends on), binds all
-handles, and opens the tree: layers start from the foundation to the edge, and stop in reverse.
+Theory of operation ------------------- `use` collects specs and hands out their handles, unbound. A spec can only be
+given handles that `use` returned before, so the order of use is a topological order of the dependencies. `open` puts
+each spec into the supervisor of its layer (no lower than what it depends on), binds all handles, and opens the tree:
+layers start from the foundation to the edge, and stop in reverse.
 
-`run` adds what a process needs. The first SIGINT or SIGTERM cancels the body and stops the tree within `stop_within`. From then on a watchdog
-thread and the handler of a second signal stand by: Trio cannot end a task that swallows its cancellation or never checkpoints, so they
-dump all stacks and end the process. Both are plain threading and signal code on purpose: they must work when Trio does not.
+`run` adds what a process needs. The first SIGINT or SIGTERM cancels the body and stops the tree within `stop_within`.
+From then on a watchdog thread and the handler of a second signal stand by: Trio cannot end a task that swallows its
+cancellation or never checkpoints, so they dump all stacks and end the process. Both are plain threading and signal code
+on purpose: they must work when Trio does not.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar, cast
 
 import trio
 
-from ..runtime.component import Environment
 from ..runtime.errors import ConfigInvalid, CrecheError, SpecInvalid
 from ..runtime.runtime import Runtime, opened, raise_single
-from ..runtime.spec import LAYERS, Bindable, Layer, Spec
+from ..runtime.spec import LAYERS, Bindable, Environment, Layer, Spec
 from ..runtime.tree import TreeNode
 from .budget import Intensity
 from .opening import STOP_WITHIN
@@ -75,7 +74,8 @@ class App:
     name
         The service's name, as logs and metrics carry it.
     env
-        ``"development"`` or ``"production"``: which defaults the components take. Default: the variable ``CRECHE_ENV``, else development.
+        ``"development"`` or ``"production"``: which defaults the components take. Default: the variable ``CRECHE_ENV``,
+        else development.
     intensity
         Of the supervisors of the layers and of the root: how many restarts are too many.
     stop_within
@@ -99,24 +99,29 @@ class App:
         seed: int | None = None,
     ) -> None:
         self.name = name
-        self.env = _environment(env)
+        self.env: Environment = _environment(env)
         self._intensity = intensity or Intensity()
         self._stop_within = stop_within
         self._seed = seed
         self._used: list[_Used] = []
         self._main: Main | None = None
 
-    # --- declaring --------------------------------------------------------------------------------------------------------------
+    # --- declaring --------------------------------------------------------------------------------
 
     def use(self, spec: Spec[H]) -> H:
-        """Make a component or an actor part of the app. Returns its handle, which raises `NotStarted` until the app runs."""
+        """Make a component or an actor part of the app.
+
+        Returns its handle, which raises `NotStarted` until the app runs.
+        """
         spec = spec.in_environment(self.env)
         handle = spec.new_handle()
         self._used.append(_Used(spec, cast("Bindable", handle), self._layer_of(spec), self._free_name(spec)))
         return handle
 
     def override(self, handle: H, spec: Spec[H]) -> None:
-        """Replace what `handle` reaches, before the app runs: a fake or another backend for a test. It keeps name and layer.
+        """Replace what `handle` reaches, before the app runs: a fake or another backend for a test.
+
+        Name and layer stay.
 
         Raises `SpecInvalid` when the handle is not of this app, or when the new spec's handles are of another type.
         """
@@ -124,7 +129,9 @@ class App:
         spec = spec.in_environment(self.env)
         made = spec.new_handle()
         if type(made) is not type(handle):
-            raise SpecInvalid("override", spec, f"its handle is a {type(made).__name__}, a {type(handle).__name__} is needed")
+            raise SpecInvalid(
+                "override", spec, f"its handle is a {type(made).__name__}, a {type(handle).__name__} is needed"
+            )
         used.spec = spec
 
     def main(self, serve: Main) -> Main:
@@ -155,7 +162,7 @@ class App:
         taken = {used.name for used in self._used}
         name = name_of(spec)
         if name not in taken:
-            return name
+            return cast("Environment", name)  # pyright: ignore[reportUnnecessaryCast]  # mypy does not narrow by `in`
         if spec.child_options.name is not None:
             raise SpecInvalid("name", name, "the app uses that name already")
         return next(f"{name}-{n}" for n in range(2, len(taken) + 3) if f"{name}-{n}" not in taken)
@@ -166,24 +173,27 @@ class App:
                 return used
         raise SpecInvalid("handle", handle, "not a handle that this app's use() returned")
 
-    # --- running ----------------------------------------------------------------------------------------------------------------
+    # --- running ----------------------------------------------------------------------------------
 
     def open(self) -> AbstractAsyncContextManager[Running]:
-        """The app for the length of an ``async with`` block, inside somebody else's Trio run; for tests and for embedding."""
+        """The app for the length of an ``async with`` block, inside somebody else's Trio run.
+
+        For tests and for embedding.
+        """
         return self._opened(Runtime(self.name, self.spec(), seed=self._seed))
 
     @asynccontextmanager
-    async def _opened(self, runtime: Runtime) -> AsyncIterator[Running]:
+    async def _opened(self, runtime: Runtime) -> AsyncGenerator[Running]:
         for used in self._used:
-            used.handle._bind(runtime.node_of(f"root/{used.layer}/{used.name}"))
+            used.handle._bind(runtime.node_of(f"root/{used.layer}/{used.name}"))  # pyright: ignore[reportPrivateUsage]
         async with opened(runtime, self._stop_within):
             yield Running(self, runtime)
 
     def run(self, serve: Main | None = None) -> NoReturn:
         """Run the app as this process: until `serve` returns, a signal comes, or the tree gives up. Ends the process.
 
-        Exit status: 0 stopped in order; 1 failed; 2 a spec or configuration is wrong; 3 had to be forced. A `SystemExit` raised
-        anywhere in the app is obeyed.
+        Exit status: 0 stopped in order; 1 failed; 2 a spec or configuration is wrong; 3 had to be forced. A
+        `SystemExit` raised anywhere in the app is obeyed.
         """
         sys.exit(self.run_until_complete(serve))
 
@@ -232,7 +242,7 @@ def _environment(env: str | None) -> Environment:
     name = env or os.environ.get("CRECHE_ENV") or "development"
     if name not in ("development", "production"):
         raise ConfigInvalid("CRECHE_ENV", name, "use 'development' or 'production'")
-    return cast("Environment", name)
+    return cast("Environment", name)  # pyright: ignore[reportUnnecessaryCast]  # mypy does not narrow by `in`
 
 
 def _causes(error: BaseException) -> Iterator[str]:
@@ -243,7 +253,7 @@ def _causes(error: BaseException) -> Iterator[str]:
         cause = cause.__cause__
 
 
-# --- signals and the watchdog (see the theory of operation) -----------------------------------------------------------------------
+# --- signals and the watchdog ---------------------------------------
 
 
 async def _obey_signals(body: trio.CancelScope, stop: Callable[[], None]) -> None:
@@ -259,8 +269,8 @@ async def _obey_signals(body: trio.CancelScope, stop: Callable[[], None]) -> Non
 
 
 @contextmanager
-def _stopping(stop_within: float) -> Iterator[Callable[[], None]]:
-    """Gives a function that says "the stop has begun": if the block is not left in time after it, the process is ended."""
+def _stopping(stop_within: float) -> Generator[Callable[[], None]]:
+    """Gives a function that says "the stop has begun". If the block is not left in time, the process is ended."""
     done = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 Strategy = Literal["one_for_one", "rest_for_one"]
 
-# strategy -> index of the first child of the group to restart, given the crashed one's; None: that child alone, by itself
+# strategy -> index of the first child of the group to restart, given the crashed one's; None: that child alone, by
+# itself
 FIRST_OF_GROUP: Mapping[Strategy, Callable[[int], int | None]] = MappingProxyType(
     {
         "one_for_one": lambda crashed: None,

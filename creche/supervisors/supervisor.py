@@ -1,21 +1,22 @@
 """The supervisor: a node that starts, watches, restarts and stops its children.
 
-Theory of operation
--------------------
-A supervisor's task holds the nursery that its children run in, so none can outlive it. It does three things, in this order, and between them
-it parks: start the children from first to last, each ready before the next; restart groups; stop the children from last to first.
+Theory of operation ------------------- A supervisor's task holds the nursery that its children run in, so none can
+outlive it. It does three things, in this order, and between them it parks: start the children from first to last, each
+ready before the next; restart groups; stop the children from last to first.
 
-Single restarts do not pass through this task. A crashed child asks `child_crashed` synchronously, in its own task, and is told to restart after
-a delay, to wait at its start gate for a group restart, to suspend because the supervisor itself is going down, or that it is done. A group
-restart (rest_for_one) pauses the group in reverse order, waits until each is at rest, sits out the delay, and opens the gates in order. A
-crash that comes while a group is being paused joins it and is not charged; one that comes while it is being started is charged, as it would be
-without the group, else a child that cannot start would be restarted for ever.
+Single restarts do not pass through this task. A crashed child asks `child_crashed` synchronously, in its own task, and
+is told to restart after a delay, to wait at its start gate for a group restart, to suspend because the supervisor
+itself is going down, or that it is done. A group restart (rest_for_one) pauses the group in reverse order, waits until
+each is at rest, sits out the delay, and opens the gates in order. A crash that comes while a group is being paused
+joins it and is not charged; one that comes while it is being started is charged, as it would be without the group, else
+a child that cannot start would be restarted for ever.
 
-Failing: more restarts than the intensity allows, or a child that cannot start while the supervisor starts. Then the supervisor suspends its
-children in reverse order (cells keep identity and mail) and crashes itself; its parent decides. Only a supervisor that is done for good
-finalizes its children.
+Failing: more restarts than the intensity allows, or a child that cannot start while the supervisor starts. Then the
+supervisor suspends its children in reverse order (cells keep identity and mail) and crashes itself; its parent decides.
+Only a supervisor that is done for good finalizes its children.
 
-A bug in here is never restarted: what leaves `_incarnation` as anything but a recorded failure propagates through the nurseries to the host.
+A bug in here is never restarted: what leaves `_incarnation` as anything but a recorded failure propagates through the
+nurseries to the host.
 """
 
 from __future__ import annotations
@@ -59,12 +60,16 @@ class SupervisorSpec(Spec[SupervisorHandle]):
     children: tuple[Spec[Any], ...] = ()
     strategy: Strategy = "one_for_one"
     intensity: Intensity = field(default_factory=Intensity)
-    child_options: ChildOptions = field(default_factory=ChildOptions)
+    rules: ChildOptions = field(default_factory=ChildOptions)
 
     def __post_init__(self) -> None:
         require_one_of(self, "strategy", tuple(FIRST_OF_GROUP))
         require(self, "name", bool(self.name), "a supervisor needs a name")
         names_of(self.children)
+
+    @property
+    def child_options(self) -> ChildOptions:
+        return self.rules
 
     def default_name(self) -> str:
         return self.name
@@ -76,7 +81,7 @@ class SupervisorSpec(Spec[SupervisorHandle]):
         return SupervisorHandle(self.name)
 
     def with_options(self, options: ChildOptions) -> Self:
-        return replace(self, child_options=options)
+        return replace(self, rules=options)
 
     def dependencies(self) -> Iterator[object]:
         for child in self.children:
@@ -128,10 +133,26 @@ def names_of(specs: Sequence[Spec[Any]]) -> list[str]:
     return names
 
 
+def _has_started(node: Node, incarnation: int) -> bool:
+    """Whether a node has come out of the start that followed `incarnation`, one way or the other."""
+    return node.incarnation > incarnation and node.state is not State.STARTING
+
+
 class Supervisor(Life):
     """See the theory of operation above."""
 
-    __slots__ = ("_awaited", "_budget", "_dynamic", "_failure", "_first_starts", "_group", "_nodes", "_nursery", "_pausing", "rules")
+    __slots__ = (
+        "_awaited",
+        "_budget",
+        "_dynamic",
+        "_failure",
+        "_first_starts",
+        "_group",
+        "_nodes",
+        "_nursery",
+        "_pausing",
+        "rules",
+    )
 
     def __init__(self, runtime: Runtime, parent: Parent, name: str, rules: SupervisorSpec) -> None:
         super().__init__(runtime, parent, name, rules.child_options)
@@ -159,7 +180,7 @@ class Supervisor(Life):
         assert self._nursery is not None
         return self._nursery
 
-    # --- one incarnation ------------------------------------------------------------------------------------------------------
+    # --- one incarnation --------------------------------------------------------------------------
 
     async def _incarnation(self) -> Exception | None:
         self._failure = self._group = None
@@ -170,7 +191,11 @@ class Supervisor(Life):
                 self._is_ready()
                 await self._supervise()
             await self._stop_all()
-        failure, self._failure, self._condemned = self._failure or self._condemned, None, None
+        return self._take_failure()
+
+    def _take_failure(self) -> Exception | None:
+        failure = self._failure or self._condemned
+        self._failure = self._condemned = None
         return failure
 
     async def _start_all(self) -> bool:
@@ -205,10 +230,13 @@ class Supervisor(Life):
         # A clean context: the child must not inherit the trace, or the place, of whoever happens to start it.
         Context().run(self.nursery.start_soon, node.run)
 
-    # --- stopping one child ---------------------------------------------------------------------------------------------------
+    # --- stopping one child -----------------------------------------------------------------------
 
     async def _retire(self, node: Node, want: Want) -> None:
-        """Politely; after its drain time by cancel; and if that does not help, by name in the report. Then wait all the same."""
+        """Politely.
+
+        After its drain time by cancel; and if that does not help, by name in the report. Then wait all the same.
+        """
         at_rest = _AT_REST[want]
         node.ask_to(want)
         with trio.move_on_after(self._patience_with(node)):
@@ -228,7 +256,7 @@ class Supervisor(Life):
         own = float("inf") if isinstance(node, Supervisor) else node.spec.drain
         return max(0.0, min(own, self.runtime.stop_by - trio.current_time()))
 
-    # --- crashes --------------------------------------------------------------------------------------------------------------
+    # --- crashes ----------------------------------------------------------------------------------
 
     def child_crashed(self, child: Node, failure: Exception) -> tuple[Verdict, float]:
         """Part of `Parent`."""
@@ -273,7 +301,7 @@ class Supervisor(Life):
             self.emit(events.Escalated, one_line(error))
         self.wake()
 
-    # --- groups ---------------------------------------------------------------------------------------------------------------
+    # --- groups -----------------------------------------------------------------------------------
 
     def _join_group(self, first: int, delay: float) -> None:
         if self._group is not None:
@@ -282,14 +310,10 @@ class Supervisor(Life):
         self.wake()
 
     async def _restart_group(self) -> None:
-        assert self._group is not None
         self._pausing = True
-        paused = len(self._nodes)
-        while self._group is not None and self._group[0] < paused:  # a crash further left may widen the group meanwhile
-            paused -= 1
-            await self._retire(self._nodes[paused], Want.DRAIN if self._drops(self._nodes[paused]) else Want.PAUSE)
+        await self._pause_group()
         self._pausing = False
-        first, delay = self._group or (paused, 0.0)
+        first, delay = self._group or (len(self._nodes), 0.0)
         members = self._nodes[first:]
         if self.runtime.events.on:
             self.emit(events.GroupRestart, tuple(node.name for node in members))
@@ -300,8 +324,13 @@ class Supervisor(Life):
                 return
             await self._reopen(node)
 
-    def _drops(self, node: Node) -> bool:
-        return node.spec.restart == "temporary"
+    async def _pause_group(self) -> None:
+        """From last to first. A crash further left may widen the group meanwhile."""
+        paused = len(self._nodes)
+        while self._group is not None and self._group[0] < paused:
+            paused -= 1
+            node = self._nodes[paused]
+            await self._retire(node, Want.DRAIN if node.spec.restart == "temporary" else Want.PAUSE)
 
     async def _sit_out(self, delay: float) -> None:
         until = trio.current_time() + delay
@@ -312,18 +341,15 @@ class Supervisor(Life):
 
     async def _reopen(self, node: Node) -> None:
         """Open one start gate and wait until the child is ready or has crashed again."""
-        if node.state is not State.WAITING:
-            return
-        before = node.incarnation
-        node.open_gate()
-        self._awaited = node
-        while node.incarnation == before or node.state is State.STARTING:
-            if self._leaving():
-                break
-            await node.wait_for_change()
-        self._awaited = None
+        if node.state is State.WAITING:
+            before = node.incarnation
+            node.open_gate()
+            self._awaited = node
+            while not (self._leaving() or _has_started(node, before)):
+                await node.wait_for_change()
+            self._awaited = None
 
-    # --- children at run time -------------------------------------------------------------------------------------------------
+    # --- children at run time ---------------------------------------------------------------------
 
     async def start_child(self, spec: Spec[Any]) -> Node:
         """See `Group`. Runs in the caller's task."""
@@ -364,7 +390,7 @@ class Supervisor(Life):
             number += 1
         return f"{name}-{number}"
 
-    # --- control --------------------------------------------------------------------------------------------------------------
+    # --- control ----------------------------------------------------------------------------------
 
     def ask_to(self, want: Want) -> None:
         """See `Node`."""

@@ -1,7 +1,7 @@
 """HTTP: an ASGI application served by an actor at the edge of the tree, on Hypercorn's Trio worker.
 
-The listening socket belongs to the cell, not to the incarnation: while the actor restarts, the kernel keeps accepting connections into the
-backlog, and clients see a pause where they would see a refusal.
+The listening socket belongs to the cell, not to the incarnation: while the actor restarts, the kernel keeps accepting
+connections into the backlog, and clients see a pause where they would see a refusal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ASGIApp", "HttpServer", "ServerConfig", "default_config", "http_serv
 
 def default_config(env: str) -> ServerConfig:
     """Loopback in development, all interfaces in production, port 8000."""
-    return ServerConfig(host="0.0.0.0" if env == "production" else "127.0.0.1")  # noqa: S104  # behind the platform's firewall
+    return ServerConfig(host="0.0.0.0" if env == "production" else "127.0.0.1")  # behind the platform's firewall
 
 
 def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http") -> ComponentSpec[HttpServer]:
@@ -28,10 +28,11 @@ def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http"
     Parameters
     ----------
     config
-        Where to listen, and for how long to wait; None takes `default_config("development")`. Port 0 lets the kernel choose: ask the
-        handle for the address.
+        Where to listen, and for how long to wait; None takes `default_config("development")`. Port 0 lets the kernel
+        choose: ask the handle for the address.
     app
-        An ASGI application. Its calls to actors run in the requests' tasks, so a client that goes away cancels what it waits for.
+        An ASGI application. Its calls to actors run in the requests' tasks, so a client that goes away cancels what it
+        waits for.
 
     Raises
     ------

@@ -1,21 +1,21 @@
 """The actor that serves.
 
-Theory of operation
--------------------
-The listening socket is made once and kept by the cell. Each incarnation serves a duplicate of it, which Hypercorn closes at its end; the
-original, and with it the kernel's backlog, stays. Requests run in the lifespan's nursery: an error of the server itself (not of the
-application, which answers 500) is a crash of this actor; a kill drops the connections that are open. At a stop the listener closes
-first, and open requests have `drain` seconds.
+Theory of operation ------------------- The listening socket is made once and kept by the cell. Each incarnation serves
+a duplicate of it, which Hypercorn closes at its end; the original, and with it the kernel's backlog, stays. Requests
+run in the lifespan's nursery: an error of the server itself (not of the application, which answers 500) is a crash of
+this actor; a kill drops the connections that are open. At a stop the listener closes first, and open requests have
+`drain` seconds.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from math import ceil
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -36,7 +36,7 @@ class HttpActor(Actor):
         self._socket = self.context.keep("socket", partial(listening_socket, config), socket.socket.close)
 
     @asynccontextmanager
-    async def lifespan(self) -> AsyncIterator[None]:
+    async def lifespan(self) -> AsyncGenerator[None]:
         serve, config = _hypercorn(self._config, self._socket)
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
@@ -67,10 +67,13 @@ def listening_socket(config: ServerConfig) -> socket.socket:
 
 
 def _hypercorn(config: ServerConfig, listener: socket.socket) -> tuple[Any, HypercornConfig]:
-    """Hypercorn's serve function and its config; imported here so that a service without HTTP needs no HTTP packages."""
+    """Hypercorn's serve function and its config.
+
+    Imported here so that a service without HTTP needs no HTTP packages.
+    """
     try:
         from hypercorn.config import Config, Sockets
-        from hypercorn.trio import serve
+        from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType]
     except ImportError as error:
         raise ImportError("the HTTP server needs Hypercorn: pip install 'creche[http]'") from error
 
@@ -82,7 +85,7 @@ def _hypercorn(config: ServerConfig, listener: socket.socket) -> tuple[Any, Hype
     server.errorlog = logging.getLogger("hypercorn.error")
     server.loglevel = "WARNING"
     server.graceful_timeout = config.drain
-    server.read_timeout = config.read_timeout  # type: ignore[assignment]  # annotated int, used as seconds in a Trio deadline
-    server.keep_alive_timeout = config.idle_timeout  # type: ignore[assignment]  # likewise
+    server.read_timeout = ceil(config.read_timeout)
+    server.keep_alive_timeout = ceil(config.idle_timeout)
     server.include_server_header = False
-    return serve, server
+    return cast("Any", serve), server

@@ -14,8 +14,8 @@ Seconds = Annotated[float, Meta(gt=0)]
 class ServerConfig(Config, frozen=True, kw_only=True):
     """Times are in seconds.
 
-    `read_timeout` bounds the wait for the next bytes of a request, `write_timeout` that for the application's whole response, `idle_timeout`
-    that for the next request on a connection. `drain` is what open connections get at a stop.
+    `read_timeout` bounds the wait for the next bytes of a request, `write_timeout` that for the application's whole
+    response, `idle_timeout` that for the next request on a connection. `drain` is what open connections get at a stop.
     """
 
     host: str = "127.0.0.1"

@@ -1,0 +1,82 @@
+"""The message service, put together.
+
+``creche run examples.message_service.app:app`` runs it in ./message-service-data.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import creche
+from creche import components as c
+
+from .api import build_api
+from .counters import counter
+from .killer import Killer
+from .model import COUNTERS_GROUP, TOPIC, metadata
+from .service import MessageService
+
+# Under the killer everything crashes all the time; in a quiet service 3 in 5 seconds is a sign that something is wrong.
+UNDER_FIRE = creche.Intensity(10_000, 60.0)
+QUICK = creche.Backoff(first=0.01, cap=0.2)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the service keeps its data and listens.
+
+    And, for chaos, how fast it is killed (`kill_every` seconds, 0: never).
+    """
+
+    data: Path = Path("message-service-data")
+    port: int = 8000
+    kill_every: float = 0.0
+    kill_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Service:
+    """The app and the handles that its body and its tests use."""
+
+    app: creche.App
+    db: c.db.Db
+    mq: c.mq.Mq
+    service: creche.Handle[MessageService]
+    http: c.http.HttpServer
+
+
+def build(settings: Settings) -> Service:
+    """The whole service as a declaration: nothing runs yet."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    app = creche.App("message-service", intensity=UNDER_FIRE if settings.kill_every else None, seed=settings.kill_seed)
+    app.use(c.clog.component(c.clog.Config(level="info", format="json", output=str(settings.data / "service.log"))))
+    uid = app.use(c.uid.component(c.uid.Config(state_path=str(settings.data / "uid.db"))).options(backoff=QUICK))
+    db = app.use(
+        c.db.component(c.db.Config(path=str(settings.data / "service.db")), metadata=metadata).options(backoff=QUICK)
+    )
+    mq = app.use(c.mq.component(c.mq.Config(path=str(settings.data / "mq.db"))).options(backoff=QUICK))
+    app.use(c.db.relay(db, mq).options(backoff=QUICK))
+    app.use(c.mq.consumer(mq, COUNTERS_GROUP, [TOPIC], counter(db)).options(name="counters", backoff=QUICK))
+    service = app.use(creche.child(MessageService, db, uid).options(backoff=QUICK))
+    config = c.http.ServerConfig(port=settings.port)
+    http = app.use(c.http.http_server(config, build_api(service, uid)).options(backoff=QUICK))
+    if settings.kill_every:
+        app.use(creche.child(Killer, settings.kill_seed, settings.kill_every).options(layer="edge"))
+    return Service(app, db, mq, service, http)
+
+
+def settings_from_environment() -> Settings:
+    """`MESSAGE_SERVICE_DATA`, `MESSAGE_SERVICE_PORT`."""
+    return Settings(
+        data=Path(os.environ.get("MESSAGE_SERVICE_DATA", "message-service-data")),
+        port=int(os.environ.get("MESSAGE_SERVICE_PORT", "8000")),
+    )
+
+
+def __getattr__(name: str) -> creche.App:
+    """`app` is built on demand, so that importing this module for `build` makes no folder."""
+    if name == "app":
+        return build(settings_from_environment()).app
+    raise AttributeError(name)

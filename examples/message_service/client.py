@@ -1,0 +1,125 @@
+"""The demo's second process: posts real text with concurrent clients and retries, and writes down what was accepted.
+
+Each message has one idempotency key for all its tries. The file of receipts is the outside record that the audit
+compares with: one line of JSON per message that was answered 2xx."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import random
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import h11
+import msgspec
+import trio
+
+from .http_client import HttpClient, Reply
+
+SESSIONS = 50
+BROKEN = (OSError, trio.BrokenResourceError, h11.RemoteProtocolError, trio.TooSlowError)
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What the client knows about one accepted message. `tries` counts the requests that it took."""
+
+    key: str
+    session_id: str
+    message_id: str
+    content: str
+    tries: int
+
+
+def lines_of_text(count: int) -> list[str]:
+    """`count` lines out of the docstrings of the standard library, in a fixed order.
+
+    Raises ValueError if there are not that many.
+    """
+    lines: list[str] = []
+    for line in _docstring_lines(Path(sysconfig.get_path("stdlib"))):
+        lines.append(line)
+        if len(lines) == count:
+            return lines
+    raise ValueError(f"the standard library's docstrings have only {len(lines)} lines, {count} were asked for")
+
+
+def _docstring_lines(stdlib: Path) -> Iterator[str]:
+    for file in sorted(stdlib.glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                for line in (ast.get_docstring(node) or "").splitlines():
+                    if len(line.strip()) >= 20:
+                        yield line.strip()
+
+
+class Poster:
+    """Posts lines until there are none left; each until it is answered 2xx."""
+
+    def __init__(self, url: str, receipts: IO[bytes], seed: int) -> None:
+        self._url = url
+        self._receipts = receipts
+        self._random = random.Random(seed)
+
+    async def post_all(self, lines: list[str], clients: int) -> None:
+        """Post all lines with so many clients at once."""
+        numbered = iter(enumerate(lines))
+        async with trio.open_nursery() as nursery:
+            for _ in range(clients):
+                nursery.start_soon(self._post_from, numbered)
+
+    async def _post_from(self, numbered: Iterator[tuple[int, str]]) -> None:
+        client = HttpClient(self._url)
+        for number, line in numbered:
+            self._receipts.write(msgspec.json.encode(await self._post(client, number, line)) + b"\n")
+        await client.close()
+
+    async def _post(self, client: HttpClient, number: int, line: str) -> Receipt:
+        key, session = f"demo-{number}", f"session-{number % SESSIONS}"
+        body = msgspec.json.encode({"user_id": f"user-{number % 7}", "content": line})
+        tries = 0
+        while True:
+            tries += 1
+            reply = await self._try(client, f"/sessions/{session}/messages", key, body)
+            if reply is not None and 200 <= reply.status < 300:
+                answer = msgspec.json.decode(reply.body, type=dict[str, object])
+                return Receipt(key, session, str(answer["message_id"]), line, tries)
+            if reply is not None and reply.status < 500:
+                raise RuntimeError(f"refused for good: {reply.status} {reply.body.decode()}")
+            await trio.sleep(self._random.uniform(0.01, 0.05) * min(tries, 10))
+
+    async def _try(self, client: HttpClient, path: str, key: str, body: bytes) -> Reply | None:
+        """One request; None if it broke. One in fifty is sent twice, as an impatient client would."""
+        headers = {"Content-Type": "application/json", "X-Idempotency-Key": key}
+        try:
+            with trio.fail_after(5):
+                if self._random.random() < 0.02:
+                    await client.request("POST", path, headers, body)
+                return await client.request("POST", path, headers, body)
+        except BROKEN:
+            return None
+
+
+def main() -> int:
+    """Post as told; 0 when all were accepted."""
+    parser = argparse.ArgumentParser(prog="message_client")
+    parser.add_argument("url")
+    parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--receipts", type=Path, required=True)
+    arguments = parser.parse_args()
+    with arguments.receipts.open("wb", buffering=0) as receipts:
+        poster = Poster(arguments.url, receipts, arguments.seed)
+        try:
+            trio.run(poster.post_all, lines_of_text(arguments.count), arguments.clients)
+        except KeyboardInterrupt:
+            return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
