@@ -153,17 +153,23 @@ class Runtime:
 
     async def host(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the tree until its root has ended."""
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self.deadlines.run)
-                Context().run(self._nursery.start_soon, self.root.run)
-                if await self.root.wait_for(State.RUNNING, State.STOPPED, State.SUSPENDED) is State.RUNNING:
-                    task_status.started()
-                await self.root.wait_for(State.STOPPED, State.SUSPENDED)
-                self._nursery.cancel_scope.cancel("the tree has ended")
-        self.root.finalize(self._failure)
+        try:
+            with trio.CancelScope(shield=True):
+                await self._hold_tree(task_status)
+        finally:
+            # Also when a KeyboardInterrupt or a SystemExit took the tree down: whoever still waits gets an answer.
+            self.root.finalize(self._failure)
         if self._failure is not None:
             self._raise_failure(self._failure)
+
+    async def _hold_tree(self, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self.deadlines.run)
+            Context().run(self._nursery.start_soon, self.root.run)
+            if await self.root.wait_for(State.RUNNING, State.STOPPED, State.SUSPENDED) is State.RUNNING:
+                task_status.started()
+            await self.root.wait_for(State.STOPPED, State.SUSPENDED)
+            self._nursery.cancel_scope.cancel("the tree has ended")
 
     def _raise_failure(self, failure: Exception) -> NoReturn:
         self._failure = None
