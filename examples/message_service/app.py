@@ -47,8 +47,8 @@ class Service:
     http: c.http.HttpServer
 
 
-def build(settings: Settings) -> Service:
-    """The whole service as a declaration: nothing runs yet."""
+def build(settings: Settings, service_class: type[MessageService] = MessageService) -> Service:
+    """The whole service as a declaration: nothing runs yet. Tests pass a `service_class` with a fault in it."""
     settings.data.mkdir(parents=True, exist_ok=True)
     app = creche.App("message-service", intensity=UNDER_FIRE if settings.kill_every else None, seed=settings.kill_seed)
     app.use(c.clog.component(c.clog.Config(level="info", format="json", output=str(settings.data / "service.log"))))
@@ -59,7 +59,7 @@ def build(settings: Settings) -> Service:
     mq = app.use(c.mq.component(c.mq.Config(path=str(settings.data / "mq.db"))).options(backoff=QUICK))
     app.use(c.db.relay(db, mq).options(backoff=QUICK))
     app.use(c.mq.consumer(mq, COUNTERS_GROUP, [TOPIC], counter(db)).options(name="counters", backoff=QUICK))
-    service = app.use(creche.child(MessageService, db, uid).options(backoff=QUICK))
+    service = app.use(creche.child(service_class, db, uid).options(backoff=QUICK))
     config = c.http.ServerConfig(port=settings.port)
     http = app.use(c.http.http_server(config, build_api(service, uid)).options(backoff=QUICK))
     if settings.kill_every:

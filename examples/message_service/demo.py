@@ -25,7 +25,6 @@ from .http_client import HttpClient
 SERVER = "examples.message_service.server"
 CLIENT = "examples.message_service.client"
 STOP_WITHIN = 20.0  # seconds for the service to stop in order
-SETTLE_WITHIN = 30.0  # seconds for what follows from accepted messages
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Plan:
     seed: int = 7
     kill_every: float = 0.08
     restarts_wanted: int = 50
+    settle_within: float = 30.0  # for what follows from accepted messages
     server: str = SERVER
 
 
@@ -173,7 +173,7 @@ async def _settle(plan: Plan, service: ServiceProcess, data: Path) -> None:
 
     The audit says what is missing if they never do.
     """
-    with trio.move_on_after(SETTLE_WITHIN):
+    with trio.move_on_after(plan.settle_within):
         while counted_so_far(data) < plan.count or service.restarts < plan.restarts_wanted:  # noqa: ASYNC110  # files
             await trio.sleep(0.1)  # another process: there is nothing to wait on but its files
 
@@ -235,7 +235,14 @@ def _plan() -> Plan:
     parser.add_argument("--server", default=default.server, help="module of the service process")
     arguments = parser.parse_args()
     wanted = min(default.restarts_wanted, arguments.count // 10) if arguments.kill_every else 0
-    return Plan(arguments.count, arguments.clients, arguments.seed, arguments.kill_every, wanted, arguments.server)
+    return Plan(
+        count=arguments.count,
+        clients=arguments.clients,
+        seed=arguments.seed,
+        kill_every=arguments.kill_every,
+        restarts_wanted=wanted,
+        server=arguments.server,
+    )
 
 
 if __name__ == "__main__":

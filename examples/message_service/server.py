@@ -11,12 +11,14 @@ import trio
 import creche
 
 from .app import Settings, build
+from .service import MessageService
 
 
-def main() -> int:
+def main(service_class: type[MessageService] = MessageService) -> int:
     """Run the service; the exit status is the app's."""
     arguments = _arguments()
-    service = build(Settings(arguments.data, arguments.port, arguments.kill_every, arguments.kill_seed))
+    settings = Settings(arguments.data, arguments.port, arguments.kill_every, arguments.kill_seed)
+    service = build(settings, service_class)
 
     async def announce_and_serve(running: creche.Running) -> None:
         host, port = await service.http.address()
