@@ -32,9 +32,6 @@ class MessageOptions:
     raises: tuple[type[Exception], ...] = ()
 
 
-DEFAULT_OPTIONS = MessageOptions()
-
-
 @dataclass(frozen=True, slots=True)
 class MessageSpec:
     """One row of an actor class's message table, flattened for the hot path."""
@@ -97,11 +94,12 @@ class Actor:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        table = dict(cls.__messages__)
-        for name, member in vars(cls).items():
-            spec = _message_spec(cls, name, member)
-            if spec is not None:
-                table[name] = spec
+        table: dict[str, MessageSpec] = {}
+        for owner in reversed(cls.__mro__):  # from the most basic class on, mixins that are no actors included
+            for name, member in vars(owner).items():
+                spec = _message_spec(owner, name, member, table.get(name))
+                if spec is not None:
+                    table[name] = spec
         cls.__messages__ = table
         cls.__plain__ = cls.lifespan is Actor.lifespan
 
@@ -119,29 +117,23 @@ def _is_exception_class(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Exception)
 
 
-def _message_spec(cls: type[Actor], name: str, member: object) -> MessageSpec | None:
+def _message_spec(owner: type, name: str, member: object, inherited: MessageSpec | None) -> MessageSpec | None:
+    where = f"{owner.__qualname__}.{name}"
+    if name == "lifespan" and inspect.isasyncgenfunction(member):
+        raise SpecInvalid(where, member, "decorate it with @contextlib.asynccontextmanager")
     if name.startswith("_") or name in RESERVED:
         return None
-    where = f"{cls.__qualname__}.{name}"
-    inherited = _inherited_options(cls, name)
     if inspect.isasyncgenfunction(member):
         raise SpecInvalid(where, member, "a message answers once; hand out a memory channel for a stream")
     if inspect.iscoroutinefunction(member) or hasattr(member, _OPTIONS):
-        options: MessageOptions = getattr(member, _OPTIONS, inherited or DEFAULT_OPTIONS)
-        return MessageSpec(name, options.on_caller_gone == "cancel", options.raises)
+        options: MessageOptions | None = getattr(member, _OPTIONS, None)
+        if options is not None:
+            return MessageSpec(name, options.on_caller_gone == "cancel", options.raises)
+        return inherited or MessageSpec(name, cancel_when_gone=False, raises=())
     if inspect.isfunction(member):
         raise SpecInvalid(
-            where, member, "public methods are messages: make it `async def`, or private with a leading underscore"
+            where, member, "public methods are messages: make it `async def`, or private (leading underscore)"
         )
     if inherited is not None:
         raise SpecInvalid(where, member, "hides a message of the base class by something that is no message")
-    return None
-
-
-def _inherited_options(cls: type[Actor], name: str) -> MessageOptions | None:
-    """An override keeps the options its base declared, unless it declares its own."""
-    for base in cls.__mro__[1:]:
-        spec = vars(base).get("__messages__", {}).get(name)
-        if spec is not None:
-            return MessageOptions("cancel" if spec.cancel_when_gone else "finish", spec.raises)
     return None

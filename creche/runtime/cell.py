@@ -331,6 +331,7 @@ class Cell(Intake):
             self.dead_letter(name, "crash")
 
     def _abandon(self) -> None:
+        self._revoke_lease()
         self._lose_hand(None)
 
     def _ended(self, cause: Exception | None) -> None:

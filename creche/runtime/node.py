@@ -6,7 +6,7 @@ import enum
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import trio
@@ -218,6 +218,14 @@ def unwrap(error: Exception) -> Exception:
         return error
     inner: Sequence[Exception] = cast("ExceptionGroup[Exception]", error).exceptions
     return unwrap(inner[0]) if len(inner) == 1 else cast("Exception", error)
+
+
+def still_there(node: Node) -> Iterator[str]:
+    """The path and stack of each node at or below `node` that has not ended, for a report of who does not stop."""
+    for child in node.children():
+        yield from still_there(child)
+    if node.task is not None and not node.children():
+        yield f"{node.path} [{node.state.value}]\n{stack_of(node.task)}"
 
 
 def stack_of(task: trio.lowlevel.Task | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -220,11 +221,15 @@ def child(cls: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorSpec[A
     Raises
     ------
     SpecInvalid
-        `cls` is no subclass of `Actor`.
+        `cls` is no subclass of `Actor`, or its constructor does not take these arguments.
     """
     actor_class: object = cls
     if not (isinstance(actor_class, type) and issubclass(actor_class, Actor)):
         raise SpecInvalid("child", cls, "pass a subclass of creche.Actor, then its constructor's arguments")
+    try:
+        inspect.signature(actor_class).bind(*args, **kwargs)
+    except TypeError as error:
+        raise SpecInvalid(f"child({actor_class.__name__}, ...)", (args, kwargs), str(error)) from None
     return ActorSpec(cast("type[A]", cls), args, dict(kwargs))
 
 

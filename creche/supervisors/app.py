@@ -27,6 +27,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import trio
 
 from ..runtime.errors import ConfigInvalid, CrecheError, SpecInvalid
+from ..runtime.node import still_there
 from ..runtime.runtime import Runtime, opened, raise_single
 from ..runtime.spec import LAYERS, Bindable, Environment, Layer, Spec
 from ..runtime.tree import TreeNode
@@ -43,6 +44,7 @@ EXIT_FORCED = 3  # it did not stop in time, or was told a second time
 
 _WATCHDOG_GRACE = 2.0  # seconds beyond `stop_within` before the process is ended
 
+ForceExit = Callable[..., None]
 Main = Callable[["Running"], Awaitable[object]]
 
 
@@ -180,7 +182,10 @@ class App:
 
         For tests and for embedding.
         """
-        return self._opened(Runtime(self.name, self.spec(), seed=self._seed))
+        return self._opened(self._make_runtime())
+
+    def _make_runtime(self) -> Runtime:
+        return Runtime(self.name, self.spec(), seed=self._seed)
 
     @asynccontextmanager
     async def _opened(self, runtime: Runtime) -> AsyncGenerator[Running]:
@@ -206,11 +211,12 @@ class App:
         return EXIT_OK
 
     async def _serve(self, serve: Main) -> None:
-        with _stopping(self._stop_within) as stop:
+        runtime = self._make_runtime()
+        with _stopping(self._stop_within, runtime) as stop:
             async with trio.open_nursery() as nursery:
                 body = trio.CancelScope()
                 nursery.start_soon(_obey_signals, body, stop)
-                async with self.open() as running:
+                async with self._opened(runtime) as running:
                     with body:
                         await serve(running)
                     stop()
@@ -256,33 +262,36 @@ def _causes(error: BaseException) -> Iterator[str]:
 # --- signals and the watchdog ---------------------------------------
 
 
-async def _obey_signals(body: trio.CancelScope, stop: Callable[[], None]) -> None:
+async def _obey_signals(body: trio.CancelScope, stop: Callable[[], ForceExit]) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            stop()
-            body.cancel(signal.Signals(number).name)
-            break
+        number = await anext(signals)
+        force_exit = stop()
+        body.cancel(signal.Signals(number).name)
     # The receiver has restored the old handlers; from here on a second signal ends the process.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _force_exit)
+        signal.signal(number, force_exit)
     await trio.sleep_forever()
 
 
 @contextmanager
-def _stopping(stop_within: float) -> Generator[Callable[[], None]]:
+def _stopping(stop_within: float, runtime: Runtime) -> Generator[Callable[[], ForceExit]]:
     """Gives a function that says "the stop has begun". If the block is not left in time, the process is ended."""
     done = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    def force_exit(*_signal: object) -> None:
+        _dump_and_exit(runtime)
+
     def watch() -> None:
         if not done.wait(stop_within + _WATCHDOG_GRACE):
-            _force_exit()
+            force_exit()
 
     watchdog = threading.Thread(target=watch, name="creche watchdog", daemon=True)
 
-    def begin() -> None:
-        if not watchdog.ident:
+    def begin() -> ForceExit:
+        if watchdog.ident is None:
             watchdog.start()
+        return force_exit
 
     try:
         yield begin
@@ -292,7 +301,13 @@ def _stopping(stop_within: float) -> Generator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
-def _force_exit(*_signal: object) -> None:
-    print("creche: did not stop in order; the stacks of all threads follow", file=sys.stderr, flush=True)
-    faulthandler.dump_traceback(all_threads=True)
-    os._exit(EXIT_FORCED)
+def _dump_and_exit(runtime: Runtime) -> NoReturn:
+    print("creche: did not stop in order; still there:", file=sys.stderr)
+    try:
+        # From another thread, or in the middle of anything: best effort, the process ends in any case.
+        for text in still_there(runtime.root):
+            print(text, file=sys.stderr)
+    finally:
+        sys.stderr.flush()
+        faulthandler.dump_traceback(all_threads=True)
+        os._exit(EXIT_FORCED)

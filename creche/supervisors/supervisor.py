@@ -396,12 +396,14 @@ class Supervisor(Life):
         """See `Node`."""
         super().ask_to(want)
         if self._awaited is not None and self._ending:
+            self._awaited.ask_to(Want.SUSPEND)
             self._awaited.cancel("its supervisor is being stopped")
 
     def cancel(self, reason: str) -> None:
         """See `Node`: all children at once."""
         self._exiting = self._ending = True
         for node in reversed(self._nodes):
+            node.ask_to(Want.SUSPEND)
             node.cancel(reason)
         self.wake()
 

@@ -142,7 +142,7 @@ async def test_a_start_that_fails_stops_what_had_started_in_reverse_and_says_why
 
 def test_an_environment_that_is_neither_of_the_two_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRECHE_ENV", "prod")
-    with pytest.raises(creche.ConfigInvalid, match="'prod'.*'production'"):
+    with pytest.raises(creche.ConfigInvalid, match=r"'prod'.*'production'"):
         creche.App("test")
 
 

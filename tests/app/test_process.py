@@ -89,6 +89,8 @@ def test_an_actor_that_swallows_its_cancellation_is_shown_by_the_watchdog_and_th
         status, _, err = finish(started)
     assert status == 3
     assert "did not stop in order" in err
+    assert "root/service/worker [stopping]" in err
+    assert "in swallow_cancels" in err
 
 
 def test_a_second_signal_ends_the_process_at_once_with_status_3() -> None:

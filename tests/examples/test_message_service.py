@@ -123,7 +123,7 @@ BAD_BODIES = {
 }
 
 
-@pytest.mark.parametrize("body, complaint", BAD_BODIES.values(), ids=BAD_BODIES)
+@pytest.mark.parametrize(("body", "complaint"), BAD_BODIES.values(), ids=BAD_BODIES)
 async def test_bad_input_gets_400_and_says_what_is_wrong(tmp_path: Path, body: object, complaint: str) -> None:
     async with running_service(tmp_path) as client:
         status, code, message = error_of(await client.post(body))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import trio
 
@@ -23,9 +22,6 @@ class Worker(creche.Actor):
                 await trio.sleep(60)
             except trio.Cancelled:
                 pass
-
-    async def never_yield(self) -> None:
-        time.sleep(3600)
 
 
 def _app(**options: object) -> tuple[creche.App, creche.Handle[Worker]]:
