@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import outcome
 import trio
+from trio.lowlevel import reschedule
 
 from .actor import MessageSpec
 from .context import Baggage
@@ -31,7 +32,8 @@ from .errors import CallFailed, DeadlineExceeded, OutcomeUnknown
 if TYPE_CHECKING:
     from .intake import Intake
 
-QUEUED, RUNNING, CANCELLING, SETTLED = range(4)
+# In the order of a message's life. Up to SPILLED it waits in the mailbox; SPILLED: in its overflow queue, for room.
+QUEUED, SPILLED, RUNNING, CANCELLING, SETTLED = range(5)
 NEVER = float("inf")
 SETTLED_EMPTY: outcome.Value[None] = outcome.Value(None)
 
@@ -39,39 +41,40 @@ SETTLED_EMPTY: outcome.Value[None] = outcome.Value(None)
 Cast = tuple[MessageSpec, tuple[Any, ...], Mapping[str, Any], Baggage, float]
 
 
+class _Timing:
+    """What only requests with a deadline, or whose handler had to be cancelled, need to remember."""
+
+    __slots__ = ("entries", "grace_until", "raise_cancel")
+
+    def __init__(self) -> None:
+        self.entries = 0  # in the deadline heap
+        self.grace_until = NEVER
+        self.raise_cancel: Callable[[], NoReturn] | None = None
+
+
 class Request:
     """A call under way."""
 
-    __slots__ = (
-        "_entries",
-        "_grace_until",
-        "_raise_cancel",
-        "args",
-        "baggage",
-        "cell",
-        "deadline",
-        "kwargs",
-        "spec",
-        "spilled",
-        "state",
-        "task",
-    )
+    __slots__ = ("_timing", "args", "baggage", "cell", "deadline", "kwargs", "spec", "state", "task")
 
     def __init__(
-        self, cell: Intake, spec: MessageSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], baggage: Baggage
+        self,
+        cell: Intake,
+        spec: MessageSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        baggage: Baggage,
+        task: trio.lowlevel.Task,
     ) -> None:
         self.cell = cell
         self.spec = spec
         self.args = args
         self.kwargs = kwargs
         self.baggage = baggage
-        self.task: trio.lowlevel.Task | None = None
+        self.task = task
         self.state = QUEUED
-        self.spilled = False  # waits in the mailbox's overflow queue
         self.deadline = NEVER
-        self._raise_cancel: Callable[[], NoReturn] | None = None
-        self._grace_until = NEVER
-        self._entries = 0  # how many entries the deadline heap holds for this request
+        self._timing: _Timing | None = None
 
     # --- the only way out -------------------------------------------------------------------------
 
@@ -80,10 +83,10 @@ class Request:
         if self.state == SETTLED:
             self.cell.discarded += 1
             return
-        self._close()
-        task, self.task = self.task, None
-        if task is not None:
-            trio.lowlevel.reschedule(task, result)
+        if self._timing is not None or self.state <= SPILLED:
+            self._close()
+        self.state = SETTLED
+        reschedule(self.task, result)
 
     def fail(self, error: Exception, cause: BaseException | None = None) -> None:
         """Settle with an exception object made for this caller."""
@@ -92,29 +95,28 @@ class Request:
 
     def unwound(self) -> None:
         """The handler ended because its caller had gone (CANCELLING): let the caller go as it was about to."""
-        if self._raise_cancel is not None:
-            self.settle(outcome.capture(self._raise_cancel))
+        if self._timing is not None and self._timing.raise_cancel is not None:
+            self.settle(outcome.capture(self._timing.raise_cancel))
         else:
             self.fail(DeadlineExceeded(self.cell.path, delivered=True))
 
     def _close(self) -> None:
         was, self.state = self.state, SETTLED
-        if was == QUEUED:
-            self.cell.bury(self)
-        for _ in range(self._entries):
+        if was <= SPILLED:
+            self.cell.bury(was)
+        timing, self._timing = self._timing, None
+        for _ in range(timing.entries if timing is not None else 0):
             self.cell.deadlines.note_dead()
-        self._entries = 0
 
     # --- the caller is cancelled (trio's abort function) ------------------------------------------
 
     def abort(self, raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
         """Trio asks whether the caller may leave."""
-        if self.state != QUEUED and self.spec.cancel_when_gone:
-            self._raise_cancel = raise_cancel
+        if self.state > SPILLED and self.spec.cancel_when_gone:
+            self._timed().raise_cancel = raise_cancel
             self._cancel_handler()
             return trio.lowlevel.Abort.FAILED
         self._close()
-        self.task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
     # --- time (called by the deadline heap) -------------------------------------------------------
@@ -130,37 +132,43 @@ class Request:
 
     def expire(self, now: float) -> None:
         """Part of `Expiring`: the deadline has come, or the grace after it."""
-        self._entries -= 1
-        if now >= self._grace_until:
+        timing = self._timed()
+        timing.entries -= 1
+        if now >= timing.grace_until:
             self.cell.declare_stuck()
             self.fail(OutcomeUnknown(self.cell.path, "outcome unknown: the cancelled handler did not unwind in time"))
-        elif self.state != QUEUED and self.spec.cancel_when_gone:
+        elif self.state > SPILLED and self.spec.cancel_when_gone:
             self._cancel_handler()
         else:
-            self.fail(DeadlineExceeded(self.cell.path, delivered=self.state != QUEUED))
+            self.fail(DeadlineExceeded(self.cell.path, delivered=self.state > SPILLED))
+
+    def _timed(self) -> _Timing:
+        if self._timing is None:
+            self._timing = _Timing()
+        return self._timing
 
     def _cancel_handler(self) -> None:
         if self.state == RUNNING:
             self.state = CANCELLING
-            self._grace_until = trio.current_time() + self.cell.spec.unwind_grace
-            self._push(self._grace_until)
+            until = trio.current_time() + self.cell.spec.unwind_grace
+            self._timed().grace_until = until
+            self._push(until)
             self.cell.cancel_message("its caller has gone")
 
     def _push(self, when: float) -> None:
-        self._entries += 1
+        self._timed().entries += 1
         self.cell.deadlines.push(when, self)
 
 
 class WaitingCast:
     """A cast whose sender waits for room. Keeps its place among the calls that wait too."""
 
-    __slots__ = ("cast", "cell", "spilled", "state", "task")
+    __slots__ = ("cast", "cell", "state", "task")
 
     def __init__(self, cell: Intake, cast: Cast) -> None:
         self.cell = cell
         self.cast = cast
-        self.state = QUEUED
-        self.spilled = True
+        self.state = SPILLED
         self.task: trio.lowlevel.Task | None = None
 
     def accept(self) -> None:
@@ -176,14 +184,14 @@ class WaitingCast:
         """The sender is cancelled: nothing was accepted."""
         self.state = SETTLED
         self.task = None
-        self.cell.bury(self)
+        self.cell.bury(SPILLED)
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _finish(self, result: outcome.Outcome[None]) -> None:
         self.state = SETTLED
         task, self.task = self.task, None
         if task is not None:
-            trio.lowlevel.reschedule(task, result)
+            reschedule(task, result)
 
 
 Waiting = Request | WaitingCast

@@ -18,7 +18,7 @@ from trio.lowlevel import current_task, wait_task_rescheduled
 
 from . import events
 from .actor import Actor, MessageSpec
-from .context import BAGGAGE, PLACE
+from .context import BAGGAGE, PLACE, Place
 from .envelope import NEVER, RUNNING, Cast, Request, Waiting, WaitingCast
 from .errors import CallCycle, CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
 from .life import Life
@@ -77,27 +77,27 @@ class Intake(Life):
         """Send and await the one outcome. See `Handle.call`."""
         if self.refusal is not None:
             raise self.refusal()
-        request = Request(self, spec, args, kwargs, BAGGAGE.get())
+        request = Request(self, spec, args, kwargs, BAGGAGE.get(), current_task())
         place = PLACE.get()
         if place is not None:
-            deadline = min(deadline, place.inherited_deadline)
-            if place.serial is not None:
-                return await self._call_from(place.serial, request, deadline)
+            return await self._call_from(place, request, deadline)
         self._submit(request, deadline)
         return await wait_task_rescheduled(request.abort)
 
-    async def _call_from(self, caller: Intake, request: Request, deadline: float) -> Any:
-        """A call made while `caller` handles a message: an edge of the wait-for graph while it lasts."""
-        with_edge = caller.edge_to(self)
+    async def _call_from(self, place: Place, request: Request, deadline: float) -> Any:
+        """A call made by an actor: within its deadline, and an edge of the wait-for graph while a handler waits."""
+        deadline = min(deadline, place.inherited_deadline)
+        edges = None if place.serial is None else place.serial.edge_to(self)
         try:
             self._submit(request, deadline)
             return await wait_task_rescheduled(request.abort)
         finally:
-            with_edge.remove(self)
+            if edges is not None:
+                edges.remove(self)
 
     def _submit(self, request: Request, deadline: float) -> None:
-        self._admit(request)
-        request.task = current_task()
+        if not self._mailbox.put(request):
+            self._overflow(request)
         if deadline != NEVER:
             request.stamp(deadline)
         if self._hungry:
@@ -131,7 +131,9 @@ class Intake(Life):
         """Send or raise. See `Handle.cast_nowait`."""
         if self.refusal is not None:
             raise self.refusal()
-        self._admit((spec, args, kwargs, BAGGAGE.get(), expires))
+        item = (spec, args, kwargs, BAGGAGE.get(), expires)
+        if not self._mailbox.put(item):
+            self._overflow(item)
         if self._hungry:
             self.wake()
 
@@ -155,34 +157,28 @@ class Intake(Life):
 
     # --- admission --------------------------------------------------------------------------------
 
-    def _admit(self, item: Cast | Request) -> None:
-        if not self._mailbox.full():
-            self._mailbox.put(item)
-        elif self.spec.overflow == "wait" and isinstance(item, Request):
-            self._mailbox.put_waiting(item)
-        else:
-            self._overflow(item)
-
     def _overflow(self, item: Cast | Request) -> None:
+        """There is no room: do what the receiver's policy says."""
         policy = self.spec.overflow
-        spec = item.spec if isinstance(item, Request) else item[0]
+        if policy == "wait" and isinstance(item, Request):
+            self._mailbox.put_waiting(item)
+            return
         if self.runtime.events.on:
-            self.emit(events.Overflowed, spec.name, policy)
+            self.emit(events.Overflowed, (item.spec if isinstance(item, Request) else item[0]).name, policy)
         if policy == "drop_oldest":
             oldest = self._mailbox.take()
             if oldest is not None:
                 self.refuse(oldest, "overflow")
             self._mailbox.put(item)
         elif isinstance(item, Request):
-            item.state = RUNNING  # it never was in the mailbox
             raise NotDelivered(self.path, "overflow")
         elif policy != "drop_newest":
             raise MailboxFull(self.path, self._mailbox.capacity)
 
-    def bury(self, item: Waiting) -> None:
-        """`item` waits in the mailbox and must never run."""
+    def bury(self, was: int) -> None:
+        """A message that waited in state `was` must never run."""
         self.revoked += 1
-        self._mailbox.bury(item)
+        self._mailbox.bury(was)
 
     def refuse(
         self,

@@ -20,7 +20,7 @@ from trio.lowlevel import Abort, checkpoint, current_task, wait_task_rescheduled
 from . import events
 from .deadlines import Timer
 from .errors import IncarnationEnded
-from .node import Node, State, Verdict, Want, one_line
+from .node import Node, State, Verdict, Want, full_text, one_line
 
 if TYPE_CHECKING:
     from .node import Parent
@@ -150,9 +150,9 @@ class Life(Node):
         now = trio.current_time()
         was_healthy = self._ready_at != NOT_YET and now - self._ready_at >= self.spec.backoff.reset_after
         self.streak = 1 if was_healthy else self.streak + 1
-        detail = self.remember(failure)
+        self.remember(failure)
         if self.runtime.events.on:
-            self.emit(events.Crashed, one_line(failure), detail, self.queued)
+            self.emit(events.Crashed, one_line(failure), full_text(failure), self.queued)
         if self.incarnation == 1 and self._ready_at == NOT_YET:
             self.start_error = failure
         verdict, delay = self.parent.child_crashed(self, failure)
@@ -176,9 +176,9 @@ class Life(Node):
 
     def bad_stop(self, failure: Exception) -> None:
         """An error while being stopped: no crash, but not lost either."""
-        detail = self.remember(failure)
+        self.remember(failure)
         if self.runtime.events.on:
-            self.emit(events.BadStop, one_line(failure), detail)
+            self.emit(events.BadStop, one_line(failure), full_text(failure))
 
     def finalize(self, cause: Exception | None) -> None:
         """See `Node`."""

@@ -1,126 +1,136 @@
 """The mailbox: a bounded queue that outlives incarnations, from which a waiting request can be taken back.
 
-Theory of operation ------------------- Two deques. `_queue` holds at most `capacity` live messages. `_spill` holds
-those whose senders wait for room, in order of arrival; while it is not empty everything new goes there too, so that
-nobody overtakes. Taking one message lets one waiting one move up.
+Theory of operation
+-------------------
+Two deques. `queue` holds at most `capacity` live messages. `spill` holds those whose senders wait for room, in order
+of arrival; while it is not empty everything new goes there too, so that nobody overtakes. Whenever the queue loses a
+live message, one that waits for room moves up: so while anything waits, the queue is full.
 
 A memory channel cannot take a message back, so callers that time out would leave garbage that blocks live callers and
 is executed later. Here a revoked request becomes a tombstone: it is skipped when taken and does not count against the
 capacity. Tombstones are swept out when they are many and more than half of the queue, so that a small mailbox cannot
 fill up with them.
 
-A message is popped one at a time, at the moment its handler starts: draining into a local list would lose the rest on a
-crash.
+A message is popped one at a time, at the moment its handler starts: draining into a local list would lose the rest on
+a crash. The cell's loop pops from `queue` itself, for speed, and then calls `skipped` for a tombstone, or `popped`
+while anything spills; so a sweep changes the deque in place.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-from .envelope import QUEUED, Cast, Request, Waiting, WaitingCast
+from .envelope import QUEUED, SPILLED, Cast, Request, Waiting, WaitingCast
 
 T = TypeVar("T", bound=Cast | Waiting)
 
 _SWEEP_ABOVE = 32
 
 
-class _Lane(Generic[T]):
-    """A deque that knows how many of its entries are tombstones."""
-
-    __slots__ = ("dead", "items", "sweep_above")
-
-    def __init__(self, sweep_above: int) -> None:
-        self.items: deque[T] = deque()
-        self.dead = 0
-        self.sweep_above = sweep_above
-
-    def __len__(self) -> int:
-        return len(self.items) - self.dead
-
-    def bury(self) -> None:
-        """One entry has become a tombstone."""
-        self.dead += 1
-        if self.dead > self.sweep_above and self.dead * 2 > len(self.items):
-            self.items = deque(item for item in self.items if is_live(item))
-            self.dead = 0
-
-    def pop(self) -> T | None:
-        """The first live entry."""
-        items = self.items
-        while items:
-            item = items.popleft()
-            if is_live(item):
-                return item
-            self.dead -= 1
-        return None
-
-
 class Mailbox:
     """See the theory of operation above. All methods are synchronous and O(1) amortised."""
 
-    __slots__ = ("_queue", "_spill", "capacity")
+    __slots__ = ("_dead", "_dead_spilled", "_sweep_above", "capacity", "queue", "spill")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._queue: _Lane[Cast | Request] = _Lane(min(_SWEEP_ABOVE, capacity // 2))
-        self._spill: _Lane[Waiting] | None = None
+        self.queue: deque[Cast | Request] = deque()
+        self._dead = 0  # tombstones in the queue
+        self.spill: deque[Waiting] | None = None
+        self._dead_spilled = 0
+        self._sweep_above = min(_SWEEP_ABOVE, capacity // 2)
 
     def __len__(self) -> int:
         """Live messages, those whose senders still wait for room included."""
-        return len(self._queue) + (0 if self._spill is None else len(self._spill))
+        return len(self.queue) - self._dead + self._waiting()
+
+    def _waiting(self) -> int:
+        return 0 if self.spill is None else len(self.spill) - self._dead_spilled
 
     def full(self) -> bool:
         """Whether the next message has to wait for room."""
-        return bool(self._spill) or len(self._queue) >= self.capacity
+        return len(self.queue) - self._dead >= self.capacity or self._waiting() > 0
 
-    def put(self, item: Cast | Request) -> None:
-        """Append; the caller has seen that it is not full."""
-        self._queue.items.append(item)
+    def put(self, item: Cast | Request) -> bool:
+        """Append if there is room."""
+        if len(self.queue) < self.capacity or not self.full():  # the first test is quick and nearly always settles it
+            self.queue.append(item)
+            return True
+        return False
 
     def put_waiting(self, item: Waiting) -> None:
         """Append to those that wait for room."""
-        item.spilled = True
-        if self._spill is None:
-            self._spill = _Lane(_SWEEP_ABOVE)
-        self._spill.items.append(item)
+        item.state = SPILLED
+        if self.spill is None:
+            self.spill = deque()
+        self.spill.append(item)
 
     def take(self) -> Cast | Request | None:
         """The next live message, or None."""
-        item = self._queue.pop()
-        if self._spill is not None:
-            self._refill()
-        return item
+        while self.queue:
+            item = self.queue.popleft()
+            if is_live(item):
+                self.popped()
+                return item
+            self.skipped()
+        return None
 
-    def bury(self, item: Waiting) -> None:
-        """`item` has been revoked."""
-        if item.spilled and self._spill is not None:
-            self._spill.bury()
-        else:
-            self._queue.bury()
-        self._refill()
+    def popped(self) -> None:
+        """A live message has been taken out of `queue`."""
+        if self.spill is not None:
+            self._refill()
+
+    def skipped(self) -> None:
+        """A tombstone has been taken out of `queue`."""
+        self._dead -= 1
+
+    def bury(self, was: int) -> None:
+        """A message that was in state `was`, QUEUED or SPILLED, has become a tombstone."""
+        if was == QUEUED:
+            self._dead += 1
+            if self._dead > self._sweep_above and self._dead * 2 > len(self.queue):
+                self._dead = _sweep(self.queue)
+            self.popped()
+        elif self.spill is not None:
+            self._dead_spilled += 1
+            if self._dead_spilled > _SWEEP_ABOVE and self._dead_spilled * 2 > len(self.spill):
+                self._dead_spilled = _sweep(self.spill)
 
     def take_all(self) -> Iterator[Cast | Waiting]:
         """Empty the mailbox: whoever calls this answers for every message."""
-        while (item := self._queue.pop()) is not None:
-            yield item
-        while self._spill is not None and (waiting := self._spill.pop()) is not None:
-            yield waiting
+        items = [*self.queue, *(self.spill or ())]
+        self.queue.clear()
+        self.spill = None
+        self._dead = self._dead_spilled = 0
+        return filter(is_live, items)
 
     def _refill(self) -> None:
-        while self._spill is not None and len(self._queue) < self.capacity:
-            item = self._spill.pop()
-            if item is None:
-                self._spill = None
+        while self.spill is not None and len(self.queue) - self._dead < self.capacity:
+            if not self.spill:
+                self.spill = None
+                return
+            item = self.spill.popleft()
+            if not is_live(item):
+                self._dead_spilled -= 1
             elif isinstance(item, WaitingCast):
-                self._queue.items.append(item.cast)
+                self.queue.append(item.cast)
                 item.accept()
             else:
-                item.spilled = False
-                self._queue.items.append(item)
+                item.state = QUEUED
+                self.queue.append(item)
 
 
 def is_live(item: Cast | Waiting) -> bool:
     """False for a tombstone."""
-    return isinstance(item, tuple) or item.state == QUEUED
+    return isinstance(item, tuple) or item.state <= SPILLED
+
+
+def _sweep(items: deque[T]) -> int:
+    """Take all tombstones out, in place. Returns how many are left: none."""
+    for _ in range(len(items)):
+        item = items.popleft()
+        if is_live(item):
+            items.append(item)
+    return 0

@@ -198,12 +198,11 @@ class Node(ABC):
 
     # --- crashes ----------------------------------------------------------------------------------
 
-    def remember(self, failure: Exception) -> str:
-        """Put a crash into the history as text and return its full text."""
+    def remember(self, failure: Exception) -> None:
+        """Put a crash into the history, as text."""
         if self.history is None:
             self.history = deque(maxlen=_HISTORY)
         self.history.append(f"{trio.current_time():.3f} {self.path}#{self.incarnation}: {one_line(failure)}")
-        return "".join(traceback.format_exception(failure))
 
 
 def one_line(error: BaseException) -> str:
@@ -218,6 +217,11 @@ def unwrap(error: Exception) -> Exception:
         return error
     inner: Sequence[Exception] = cast("ExceptionGroup[Exception]", error).exceptions
     return unwrap(inner[0]) if len(inner) == 1 else cast("Exception", error)
+
+
+def full_text(error: Exception) -> str:
+    """An error with its traceback and causes, as text. Costs more than the rest of a restart: only for who listens."""
+    return "".join(traceback.format_exception(error))
 
 
 def still_there(node: Node) -> Iterator[str]:
