@@ -20,7 +20,7 @@ from .service import MessageService
 
 # Under the killer everything crashes all the time; in a quiet service 3 in 5 seconds is a sign that something is wrong.
 UNDER_FIRE = creche.Intensity(10_000, 60.0)
-QUICK = creche.Backoff(first=0.01, cap=0.2)
+QUICK = creche.Backoff(first=0.005, cap=0.05, reset_after=0.25)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def build(settings: Settings, service_class: type[MessageService] = MessageServi
     """The whole service as a declaration: nothing runs yet. Tests pass a `service_class` with a fault in it."""
     settings.data.mkdir(parents=True, exist_ok=True)
     app = creche.App("message-service", intensity=UNDER_FIRE if settings.kill_every else None, seed=settings.kill_seed)
-    app.use(c.clog.component(c.clog.Config(level="info", format="json", output=str(settings.data / "service.log"))))
+    log = c.clog.Config(level="info", format="json", output=str(settings.data / "service.log"))
+    app.use(c.clog.component(log).options(backoff=QUICK))
     uid = app.use(c.uid.component(c.uid.Config(state_path=str(settings.data / "uid.db"))).options(backoff=QUICK))
     db = app.use(
         c.db.component(c.db.Config(path=str(settings.data / "service.db")), metadata=metadata).options(backoff=QUICK)
