@@ -68,7 +68,7 @@ class Life(Node):
 
     async def run(self) -> None:
         """See `Node`."""
-        self._resume()
+        self._task = current_task()
         try:
             while await self._admitted():
                 self._after(await self._incarnation())
@@ -85,12 +85,13 @@ class Life(Node):
             elif self.state is not State.STOPPED:
                 self.move(State.SUSPENDED)
 
-    def _resume(self) -> None:
-        self._task = current_task()
+    def revive(self) -> None:
+        """See `Node`."""
         if self.want is Want.SUSPEND:
             self.want = Want.NOTHING
         self._held = False
         self._restart_at = NOT_YET
+        self.move(State.STARTING)
 
     async def _admitted(self) -> bool:
         """Wait until an incarnation may start. False: the task is to end."""
@@ -214,7 +215,8 @@ class Life(Node):
 
     def condemn(self, failure: Exception) -> bool:
         """See `Node`."""
-        if self._condemned is not None or self.state not in (State.RUNNING, State.STARTING, State.STOPPING):
+        alive = self._task is not None and self.state in (State.RUNNING, State.STARTING, State.STOPPING)
+        if self._condemned is not None or not alive:
             return False
         self._condemned = failure
         self.cancel(one_line(failure))

@@ -129,6 +129,14 @@ class Node(ABC):
         """The node's task: all its incarnations, until it is stopped or suspended."""
 
     @abstractmethod
+    def revive(self) -> None:
+        """Called before `run`, each time: what had been asked of a suspended node is forgotten, it is starting.
+
+        At once, not in the task: whoever waits for the start must not see the old state, and what is asked from now on
+        must not be forgotten.
+        """
+
+    @abstractmethod
     def ask_to(self, want: Want) -> None:
         """Ask for an end of the incarnation, politely. Idempotent; never weakens an earlier wish."""
 

@@ -165,6 +165,7 @@ class Runtime:
     async def _hold_tree(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self.deadlines.run)
+            self.root.revive()
             Context().run(self._nursery.start_soon, self.root.run)
             if await self.root.wait_for(State.RUNNING, State.STOPPED, State.SUSPENDED) is State.RUNNING:
                 task_status.started()

@@ -202,6 +202,8 @@ class Supervisor(Life):
         for node in list(self._nodes):
             if self._leaving():
                 return False
+            if node.state is State.STOPPED:  # for good, by an explicit stop
+                continue
             self._first_starts.append(node)
             self._awaited = node
             self._spawn(node)
@@ -227,6 +229,7 @@ class Supervisor(Life):
             await self._retire(node, Want.DRAIN if final else Want.SUSPEND)
 
     def _spawn(self, node: Node) -> None:
+        node.revive()
         # A clean context: the child must not inherit the trace, or the place, of whoever happens to start it.
         Context().run(self.nursery.start_soon, node.run)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -41,7 +42,7 @@ def receipts_in(file: Path) -> list[Receipt]:
     return [msgspec.json.decode(line, type=Receipt) for line in lines]
 
 
-def rows(database: Path, query: str) -> list[tuple[object, ...]]:
+def rows(database: Path, query: str) -> list[tuple[Any, ...]]:
     """The rows of a query; none while the database does not exist yet."""
     if not database.exists():
         return []
@@ -52,14 +53,16 @@ def rows(database: Path, query: str) -> list[tuple[object, ...]]:
 def counted_so_far(data: Path) -> int:
     """How many messages the consumer has counted."""
     total = rows(data / "service.db", "SELECT coalesce(sum(messages), 0) FROM session_counters")
-    return int(str(total[0][0])) if total else 0
+    return int(total[0][0]) if total else 0
 
 
 def audit(data: Path, receipts: list[Receipt]) -> Findings:
     """Compare. `data` is the service's folder; the service may have stopped or not."""
     stored = rows(data / "service.db", "SELECT id, request_key, session_id, content FROM messages")
-    published = [str(key, "ascii") for (key,) in _published_keys(data)]
-    per_session = dict(rows(data / "service.db", "SELECT session_id, messages FROM session_counters"))
+    records = rows(data / "mq.db", f"SELECT key FROM records WHERE topic = '{TOPIC}'")  # a constant
+    published = [str(key, "ascii") for (key,) in records]
+    counters = rows(data / "service.db", "SELECT session_id, messages FROM session_counters")
+    per_session: dict[str, int] = dict(counters)
     by_key = {str(row[1]): row for row in stored}
     losses = [*_not_stored(receipts, by_key), *_missing("published", receipts, published)]
     doubles = [*_twice("published", published), *_twice("stored", (str(row[1]) for row in stored))]
@@ -68,19 +71,14 @@ def audit(data: Path, receipts: list[Receipt]) -> Findings:
         accepted=len(receipts),
         stored=len(stored),
         published=len(set(published)),
-        counted=sum(int(str(count)) for count in per_session.values()),
+        counted=sum(per_session.values()),
         duplicates=len(doubles),
         lost=len(losses),
         problems=tuple([*losses, *doubles, *wrong_counts][:10]),
     )
 
 
-def _published_keys(data: Path) -> list[tuple[bytes]]:
-    found = rows(data / "mq.db", f"SELECT key FROM records WHERE topic = '{TOPIC}'")  # a constant
-    return [(bytes(str(key), "ascii") if isinstance(key, str) else bytes(key),) for (key,) in found]  # type: ignore[call-overload]
-
-
-def _not_stored(receipts: Iterable[Receipt], by_key: dict[str, tuple[object, ...]]) -> Iterable[str]:
+def _not_stored(receipts: Iterable[Receipt], by_key: dict[str, tuple[Any, ...]]) -> Iterable[str]:
     for receipt in receipts:
         row = by_key.get(f"send_message:{receipt.key}")
         if row is None or (str(row[0]), row[2], row[3]) != (receipt.message_id, receipt.session_id, receipt.content):
@@ -96,7 +94,7 @@ def _twice(what: str, ids: Iterable[str]) -> Iterable[str]:
     return (f"{one}: {what} {count} times" for one, count in Counter(ids).items() if count > 1)
 
 
-def _wrong_counts(receipts: Iterable[Receipt], per_session: dict[object, object]) -> Iterable[str]:
+def _wrong_counts(receipts: Iterable[Receipt], per_session: dict[str, int]) -> Iterable[str]:
     accepted = Counter(receipt.session_id for receipt in receipts)
     for session, count in accepted.items():
         if per_session.get(session) != count:

@@ -24,8 +24,10 @@ class Worker(creche.Actor):
                 pass
 
 
-def _app(**options: object) -> tuple[creche.App, creche.Handle[Worker]]:
-    app = creche.App("service", **options)  # type: ignore[arg-type]
+def _app(
+    intensity: creche.Intensity | None = None, stop_within: float = 30.0
+) -> tuple[creche.App, creche.Handle[Worker]]:
+    app = creche.App("service", intensity=intensity, stop_within=stop_within)
     return app, app.use(creche.child(Worker))
 
 
