@@ -1,1 +1,69 @@
-"""Unique ids: UUIDv7 and Snowflake."""
+"""Unique ids: Snowflakes with a leased worker id, and UUIDv7.
+
+`uuid7`, `is_uuid7` and `parse` need no runtime. Snowflakes come from the handle `Uid`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ...runtime.component import ComponentSpec, by_environment
+from ...runtime.config import validated
+from ...runtime.spec import Environment, child
+from .actor import UidActor
+from .config import Config
+from .errors import ClockMovedBack, LayoutExhausted, MarkReached, NoWorkerIdFree, WorkerIdLost
+from .handle import Uid, uuid7, wall_clock_ms
+from .snowflake import Layout, Snowflake, parse
+from .uuid7 import is_uuid7, uuid7_time
+
+__all__ = [
+    "ClockMovedBack",
+    "Config",
+    "Layout",
+    "LayoutExhausted",
+    "MarkReached",
+    "NoWorkerIdFree",
+    "Snowflake",
+    "Uid",
+    "WorkerIdLost",
+    "component",
+    "default_config",
+    "is_uuid7",
+    "parse",
+    "uuid7",
+    "uuid7_time",
+]
+
+
+def default_config(env: Environment) -> Config:
+    """In development, worker ids of this process only.
+
+    In production, those of all processes of this user, in a file of the home directory.
+    """
+    return Config(state_path="~/.local/state/creche/uid.db" if env == "production" else None)
+
+
+def component(
+    config: Config | None = None, *, name: str = "uid", now_ms: Callable[[], int] = wall_clock_ms
+) -> ComponentSpec[Uid]:
+    """Unique ids, as a child of the foundation.
+
+    Parameters
+    ----------
+    config
+        Where worker ids are leased, and what an id looks like; None takes `default_config` of the app's environment.
+    now_ms
+        Reads the wall clock in Unix milliseconds.
+
+    Raises
+    ------
+    ConfigInvalid
+        A value is out of range, or the values do not fit together.
+    """
+    if config is None:
+        return by_environment(lambda env: component(default_config(env), name=name, now_ms=now_ms))
+    checked = validated(config)
+    handle = partial(Uid, layout=checked.layout)
+    return ComponentSpec(name, child(UidActor, checked, now_ms), handle, layer="foundation")

@@ -30,7 +30,9 @@ TINY = Layout(sequence_bits=2)  # four ids per millisecond
 
 
 class Clock:
-    """A wall clock set by hand, which counts how often it is read."""
+    """A wall clock set by hand, which counts how often it is read and fails whoever spins on it."""
+
+    MOST_READS = 300_000
 
     def __init__(self, ms: int = START) -> None:
         self.ms = ms
@@ -38,6 +40,7 @@ class Clock:
 
     def __call__(self) -> int:
         self.reads += 1
+        assert self.reads <= self.MOST_READS, "spinning"
         return self.ms
 
 
@@ -198,6 +201,7 @@ def test_saturation_gives_no_duplicates_and_stays_at_the_cap(at_once: int) -> No
     generator = SnowflakeGenerator(DEFAULT_LAYOUT, 1, clock)
     numbers: list[int] = []
     while clock.ms < START + 50:
+        assert len(numbers) < 51 * 4096, "more than the format holds"
         match generator.take(at_once) if at_once else generator.next():
             case Wait(seconds):
                 clock.ms += round(seconds * 1000)
@@ -283,6 +287,7 @@ def test_an_ntp_step_never_repeats_an_id(step: int) -> None:
     numbers = batch(generator.take(3))
     clock.ms += step
     while clock.ms <= START + 1:
+        assert len(numbers) < 100, "more than the format holds"
         try:
             answer = generator.next()
         except ClockMovedBack as refusal:
@@ -451,9 +456,7 @@ def test_statistics_tell_what_the_clock_did() -> None:
     clock.ms -= 5000
     with pytest.raises(ClockMovedBack):
         generator.next()
-    assert generator.statistics() == SnowflakeStatistics(
-        high_water=START, limit=START + 9, held=2, waits=1, refused=1
-    )
+    assert generator.statistics() == SnowflakeStatistics(high_water=START, limit=START + 9, held=2, waits=1, refused=1)
 
 
 # --- any clock, any crash ---------------------------------------------------------------------------------

@@ -377,9 +377,7 @@ def test_any_clock_walk_keeps_order_and_bound(
     clock = Clock()
     uuids = [with_counter(START, start)]
     best = START
-    generator = Uuid7Generator(
-        now_ms=clock, randbits=seeded(), max_drift=max_drift, on_rollback=policy, after=uuids[0]
-    )
+    generator = Uuid7Generator(now_ms=clock, randbits=seeded(), max_drift=max_drift, on_rollback=policy, after=uuids[0])
     for step, n, batch in walk:
         clock.ms += step
         best = max(best, clock.ms)
@@ -403,9 +401,7 @@ def test_following_any_clock_walk_stays_unique_and_near_the_clock(
 ) -> None:
     """Under FOLLOW no id is refused, none repeats, and every stamp is within the bound."""
     clock = Clock()
-    generator = Uuid7Generator(
-        now_ms=clock, randbits=seeded(), max_drift=max_drift, on_rollback=Rollback.FOLLOW
-    )
+    generator = Uuid7Generator(now_ms=clock, randbits=seeded(), max_drift=max_drift, on_rollback=Rollback.FOLLOW)
     uuids: list[UUID] = []
     for step, n, batch in walk:
         clock.ms += step

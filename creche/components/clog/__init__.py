@@ -1,0 +1,70 @@
+"""Structured logging: lines with the actor, the trace and the caller's fields, which nobody waits for.
+
+::
+
+    app.use(clog.component())
+    log = clog.namespace("orders").bind(shop=7)
+    log.info("order placed", order_id=order.id)
+
+The functions work everywhere: before, outside of and after a running component they write warnings and worse
+to standard error.
+"""
+
+from __future__ import annotations
+
+from ...runtime.component import ComponentSpec, by_environment
+from ...runtime.config import validated
+from ...runtime.spec import child
+from .actor import ClogActor
+from .asgi import asgi_middleware
+from .config import Config, default_config
+from .errors import OutputFailed
+from .handle import Clog
+from .levels import Level
+from .logger import Logger, critical, debug, error, exception, info, logger, namespace, warning
+from .outlet import Statistics
+from .trace import is_trace_id, new_trace_id, trace, trace_id
+
+__all__ = [
+    "Clog",
+    "Config",
+    "Level",
+    "Logger",
+    "OutputFailed",
+    "Statistics",
+    "asgi_middleware",
+    "component",
+    "critical",
+    "debug",
+    "default_config",
+    "error",
+    "exception",
+    "info",
+    "is_trace_id",
+    "logger",
+    "namespace",
+    "new_trace_id",
+    "trace",
+    "trace_id",
+    "warning",
+]
+
+
+def component(config: Config | None = None, *, name: str = "clog") -> ComponentSpec[Clog]:
+    """The log of a runtime, in its foundation. One runtime has one.
+
+    Parameters
+    ----------
+    config
+        None takes `default_config` of the app's environment; outside of an app that of development.
+    name
+        Of the actor in the tree.
+
+    Raises
+    ------
+    ConfigInvalid
+        A value is wrong. An output that cannot be opened is found out at the start, which then fails.
+    """
+    if config is None:
+        return by_environment(lambda env: component(default_config(env), name=name))
+    return ComponentSpec(name, child(ClogActor, validated(config)), Clog, layer="foundation")

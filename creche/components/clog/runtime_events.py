@@ -1,0 +1,36 @@
+"""What the runtime reports, as log lines."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ...runtime import events
+from .levels import DEBUG, ERROR, WARNING
+
+_OWN = frozenset(
+    {"time", "path", "incarnation"}
+)  # the line has a time of its own; the others become actor and incarnation
+
+# {event: (level, what the line says)}; every other event is a debug line that says its name.
+_LINES: dict[type[events.Event], tuple[int, str]] = {
+    events.Crashed: (ERROR, "actor crashed"),
+    events.Restarting: (WARNING, "actor restarting"),
+    events.Escalated: (ERROR, "supervisor gave up"),
+    events.Unstopped: (ERROR, "actor did not stop"),
+    events.Stuck: (ERROR, "actor stuck"),
+    events.BadStop: (ERROR, "actor failed while it was stopped"),
+    events.DeadLetter: (WARNING, "message never handled"),
+}
+
+
+def describe(event: events.Event) -> tuple[int, str, dict[str, Any]]:
+    """Level, message and fields of the line for an event."""
+    level, msg = _LINES.get(type(event), (DEBUG, event.kind))
+    fields: dict[str, Any] = {"event": event.kind}
+    for field in dataclasses.fields(event):
+        if field.name not in _OWN:
+            fields["traceback" if field.name == "detail" else field.name] = getattr(event, field.name)
+    if isinstance(event, events.Stopped) and event.error:
+        level, msg = ERROR, "actor stopped by a failure"
+    return level, msg, fields

@@ -1,0 +1,106 @@
+"""Field values as plain data: nothing that a caller passes may break a line, or keep it from being written."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import msgspec
+
+HIDDEN = "***"
+_PLAIN = frozenset({str, bool, float, type(None)})
+_LOWEST, _HIGHEST = -(2**63), 2**64 - 1  # what JSON encoders and log stores take as integers
+
+
+class Values:
+    """Makes values plain, and hides those of secret fields. Pure apart from a bounded memo."""
+
+    def __init__(self, redact: tuple[str, ...], unknown: Callable[[Any], Any]) -> None:
+        """`redact` are endings of names; `unknown` makes plain what nothing else here knows, and never raises."""
+        self._endings = tuple(ending.lower() for ending in redact)
+        self._unknown = unknown
+        # Names are mostly constants of the code, so few are ever computed twice; the bound is for those that
+        # are data.
+        self.hides: Callable[[str], bool] = functools.lru_cache(maxsize=1024)(self._hides)
+
+    def plain(self, name: str, value: object) -> object:
+        """`value` as strings, numbers, booleans, None, lists and dicts; ``***`` if the name says that it is secret."""
+        if self.hides(name):
+            return HIDDEN
+        if type(value) in _PLAIN:
+            return value
+        if type(value) is int:
+            return bounded(value)
+        try:
+            return self._redacted(msgspec.to_builtins(value, str_keys=True, enc_hook=self._foreign))
+        except Exception:  # a cycle, keys of a strange type, an attribute that raises
+            return safe_repr(value)
+
+    def _redacted(self, value: object) -> object:
+        """Inside what has been converted: there are no other containers than these two."""
+        if type(value) is dict:
+            fields = cast("dict[str, object]", value)
+            return {str(key): HIDDEN if self.hides(key) else self._redacted(item) for key, item in fields.items()}
+        if type(value) is list or type(value) is tuple:
+            return [self._redacted(item) for item in cast("Sequence[object]", value)]
+        if type(value) is int:
+            return bounded(value)
+        return value if type(value) in _PLAIN else safe_text(value)
+
+    def _foreign(self, value: Any) -> Any:
+        """One step towards plain data, for what msgspec does not know. Subclasses of plain types are those types."""
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, (int, float)):
+            return int(value) if isinstance(value, int) else float(value)
+        if isinstance(value, Mapping):
+            return dict(cast("Mapping[object, object]", value))
+        return self._unknown(value)
+
+    def _hides(self, name: str) -> bool:
+        return name.lower().endswith(self._endings)
+
+
+def error_fields(error: BaseException) -> dict[str, object]:
+    """What a line says about an error: its text, its type, and its traceback, the whole tree for a group."""
+    kind = type(error)
+    return {
+        "error": safe_text(error),
+        "error_type": kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
+        "traceback": _traceback(error),
+    }
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as broken:
+        return f"(no traceback: {safe_text(broken)})"
+
+
+def bounded(number: int) -> int | str:
+    """An integer that every reader of the line can take; as text if it is larger."""
+    return number if _LOWEST <= number <= _HIGHEST else str(number)
+
+
+def safe_repr(value: object) -> str:
+    """`repr`, or the reason why there is none."""
+    try:
+        return repr(value)
+    except Exception as broken:
+        return f"<{type(value).__name__}: repr raised {type(broken).__name__}>"
+
+
+def safe_text(value: object) -> str:
+    """`str`, or the reason why there is none."""
+    try:
+        return str(value)
+    except Exception as broken:
+        return f"<{type(value).__name__}: str raised {type(broken).__name__}>"
+
+
+def encodable(text: str) -> str:
+    """`text` with lone surrogates escaped, so that it can be encoded."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

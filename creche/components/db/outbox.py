@@ -1,0 +1,173 @@
+"""The outbox: messages that are stored in the transaction that causes them, and sent afterwards.
+
+Theory of operation
+-------------------
+Writing to the database and to a message log in turn has a gap: a crash between the two leaves one without the other.
+So a message is first a row of the same transaction (pattern "transactional outbox"), and an `OutboxRelay` moves rows
+to the log. One writer at a time makes the ids ascend in the order of the commits, and AUTOINCREMENT never gives an id
+twice, not even after its row is gone.
+
+The relay sends before it deletes. A crash between the two sends again, which the log recognises by the header
+``creche-outbox-id``: the database's own id, made once with the file, and the row's. So each message is in the log
+once, in order per database, however often the relay, the database or the log die.
+
+A message that cannot be sent holds up those behind it, for their order is part of the promise. The relay tries it again
+with growing delays, honours `retry_after`, and reports each failure as an `OutboxStalled` event.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from ...runtime.actor import Actor
+from ...runtime.backoff import Backoff
+from ...runtime.context import baggage
+from ...runtime.errors import CrecheError
+from ...runtime.node import one_line
+from ..mq.message import OUTBOX_HEADER, TRACE_HEADER, Message, NotSent
+from .events import OutboxStalled
+from .work import OutboxRow
+
+if TYPE_CHECKING:
+    from .handle import Db
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS creche_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS creche_outbox (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        topic TEXT NOT NULL,
+        "key" BLOB,
+        value BLOB NOT NULL,
+        headers TEXT NOT NULL,
+        created_at REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
+    )""",  # created_at: seconds since the epoch, by the database's clock
+)
+SET_DATABASE_ID = "INSERT OR IGNORE INTO creche_meta (name, value) VALUES ('database_id', ?)"
+INSERT = """INSERT INTO creche_outbox (topic, "key", value, headers) VALUES (?, ?, ?, ?)"""
+
+_GET_DATABASE_ID = "SELECT value FROM creche_meta WHERE name = 'database_id'"
+_NEXT = """SELECT id, topic, "key", value, headers FROM creche_outbox ORDER BY id LIMIT :batch"""
+_DELETE = "DELETE FROM creche_outbox WHERE id <= :sent"
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # Kafka's rule, and so the log's
+
+RETRY = Backoff(first=0.05, factor=2.0, cap=10.0, jitter=0.2, free=0)
+
+
+class Publishable(Protocol):
+    """What `Transaction.publish` takes: a `creche.components.mq.Message`, or anything of that shape."""
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def key(self) -> bytes | None: ...
+
+    @property
+    def value(self) -> bytes: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+
+class MessageLog(Protocol):
+    """The part of `creche.components.mq.Mq` that the relay uses."""
+
+    async def send_batch(self, messages: Sequence[Message], /) -> Sequence[object]:
+        """Send in order; one result for each, a `NotSent` for one that was not."""
+        ...
+
+
+def row_of(message: Any) -> OutboxRow:
+    """The row of a `Publishable`. Refuses what the log would refuse later, when nobody could be told any more.
+
+    A `trace_id` in the caller's baggage goes along as a header, as it does when a message is sent directly.
+    """
+    if not _TOPIC.fullmatch(message.topic):
+        raise ValueError(f"topic {message.topic!r}: use 1 to 249 letters, digits, '.', '_' or '-'")
+    if not isinstance(message.value, bytes) or not isinstance(message.key, bytes | None):
+        raise TypeError("value and key of a message are bytes: use msgspec.json.encode(...) or 'text'.encode()")
+    headers = dict(message.headers)
+    if not all(isinstance(item, str) for pair in headers.items() for item in pair):
+        raise TypeError("headers of a message are text by name")
+    trace_id = baggage().get("trace_id")
+    if trace_id is not None:
+        headers.setdefault(TRACE_HEADER, str(trace_id))
+    return (message.topic, message.key, message.value, json.dumps(headers))
+
+
+class OutboxRelay(Actor):
+    """Moves messages from a database's outbox to a log. See the theory of operation above. One per database."""
+
+    def __init__(self, db: Db, log: MessageLog, poll: float, batch: int) -> None:
+        self._db = db
+        self._log = log
+        self._poll = poll
+        self._batch = batch
+        self._database_id: str | None = None
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Relays in the background; the actor has no messages."""
+        self.context.spawn(self._run)
+        yield
+
+    async def _run(self) -> None:
+        while True:
+            changed = self._db.outbox_changed()  # before looking, so that no commit falls in between
+            await self._empty()
+            with trio.move_on_after(self._poll):
+                await (changed or trio.Event()).wait()
+
+    async def _empty(self) -> None:
+        """Relay until nothing is left, through all failures."""
+        sent = failures = 0
+        while True:
+            try:
+                rows = await self._next(sent)
+                if not rows:
+                    return
+                sent, refusal = await self._send(rows, sent)
+            except CrecheError as error:
+                refusal = error
+            failures = failures + 1 if refusal is not None else 0
+            if refusal is not None:
+                await self._wait(refusal, failures)
+
+    async def _next(self, sent: int) -> Sequence[Any]:
+        """Delete what has been sent and read what comes next: one visit to the database."""
+        import sqlalchemy as sa
+
+        if self._database_id is None:
+            self._database_id = await self._db.scalar(sa.text(_GET_DATABASE_ID))
+        following = sa.text(_NEXT).bindparams(batch=self._batch)
+        if not sent:
+            return await self._db.all(following)
+        _, result = await self._db.execute_many(sa.text(_DELETE).bindparams(sent=sent), following)
+        return result.rows
+
+    async def _send(self, rows: Sequence[Any], sent: int) -> tuple[int, BaseException | None]:
+        """Send a batch. Returns the id up to which everything is in the log, and what refused the one after it."""
+        results = await self._log.send_batch([self._message(row) for row in rows])
+        for row, result in zip(rows, results, strict=True):
+            if isinstance(result, NotSent):
+                return sent, result.reason
+            sent = row.id
+        return sent, None
+
+    def _message(self, row: Any) -> Message:
+        headers = {**json.loads(row.headers), OUTBOX_HEADER: f"{self._database_id}:{row.id}"}
+        return Message(row.topic, row.value, row.key, headers)
+
+    async def _wait(self, error: BaseException, failures: int) -> None:
+        runtime = self.context.runtime
+        delay = max(RETRY.delay(failures, runtime.random), getattr(error, "retry_after", None) or 0.0)
+        if runtime.events.on:
+            now = runtime.now()
+            runtime.events.emit(OutboxStalled(now, self.context.path, self.context.incarnation, one_line(error), delay))
+        await trio.sleep(delay)

@@ -1,0 +1,56 @@
+"""A durable log with Kafka's words: topics, partitions, keys, consumer groups, offsets.
+
+Today it lives in SQLite on one machine. See ``docs/components/mq.md``.
+"""
+
+from __future__ import annotations
+
+import time
+
+from ...runtime.component import ComponentSpec, by_environment
+from ...runtime.config import validated
+from ...runtime.spec import child
+from .actor import Clock as Clock
+from .actor import LogActor
+from .config import Config as Config
+from .config import default_config as default_config
+from .consumer import Consumer as Consumer
+from .consumer import Handler as Handler
+from .consumer import consumer as consumer
+from .delivery import Delivery as Delivery
+from .errors import OffsetInvalid as OffsetInvalid
+from .errors import PartitionUnknown as PartitionUnknown
+from .errors import TopicExists as TopicExists
+from .errors import TopicInvalid as TopicInvalid
+from .errors import Unavailable as Unavailable
+from .events import RecordFailed as RecordFailed
+from .handle import Mq as Mq
+from .handle import Topics as Topics
+from .message import OUTBOX_HEADER as OUTBOX_HEADER
+from .message import TRACE_HEADER as TRACE_HEADER
+from .message import Ack as Ack
+from .message import Message as Message
+from .message import NotSent as NotSent
+from .message import Received as Received
+from .retry import RetryPolicy as RetryPolicy
+
+
+def component(config: Config | None = None, *, name: str = "mq", clock: Clock = time.time) -> ComponentSpec[Mq]:
+    """The log as a child for an app, a supervisor or a runtime.
+
+    Parameters
+    ----------
+    config
+        Without one, `default_config` of the app's environment.
+    clock
+        Tells seconds since the epoch, for the time of the records.
+
+    Raises
+    ------
+    ConfigInvalid
+        A value is out of range. A path that cannot be opened makes the start fail.
+    """
+    if config is None:
+        return by_environment(lambda env: component(default_config(env), name=name, clock=clock))
+    checked = validated(config)
+    return ComponentSpec(name, child(LogActor, checked, clock).options(name=name), Mq)

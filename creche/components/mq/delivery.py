@@ -1,0 +1,208 @@
+"""Records on their way from `send` to the log: what waits to be written, and who waits for that.
+
+Theory of operation
+-------------------
+The `Accumulator` (Kafka's word) belongs to one incarnation of the log actor, which lends it to its handles: while there
+is room, a send is a synchronous append to it and needs no message. One background task takes what is there, writes it
+in one transaction and settles it. So the more callers wait while a transaction is under way, the more share the next
+one.
+
+    QUEUED ──taken──▶ WRITING ──▶ SETTLED
+       ├──close: the incarnation ends──▲
+       └──revoke: its only waiter has gone──▶ SETTLED, and it is skipped
+
+Everything that is accepted is settled exactly once: by the writer, or by `close`, after which nothing is accepted. None
+of these methods awaits between testing a state and changing it; all of it runs in one thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, cast, final
+
+import trio
+from trio.lowlevel import ParkingLot
+
+from .message import Ack, Message
+
+Refusal = Callable[[], Exception]
+OnDelivery = Callable[[Ack | Exception], object]
+
+QUEUED, WRITING, SETTLED = range(3)
+
+
+@final
+class Delivery:
+    """A message that was accepted, and what becomes of it. Made by `Mq.send`."""
+
+    __slots__ = ("_lot", "_on_delivery", "_result", "message", "state")
+
+    def __init__(self, message: Message, on_delivery: OnDelivery | None = None) -> None:
+        self.message: Final = message
+        self.state = QUEUED
+        self._on_delivery = on_delivery
+        self._result: Ack | Refusal | None = None
+        self._lot = ParkingLot()
+
+    def __repr__(self) -> str:
+        return f"<Delivery to {self.message.topic}: {self._result if self.settled else 'under way'}>"
+
+    @property
+    def settled(self) -> bool:
+        """Whether `wait` would return or raise at once."""
+        return self.state == SETTLED
+
+    async def wait(self) -> Ack:
+        """Wait until the log has the message. May be called often, and by many tasks; a cancel of it changes nothing.
+
+        Raises
+        ------
+        NotDelivered
+            It was not written: the log's actor died before.
+        OutcomeUnknown
+            It may have been written: the log's actor died over it.
+        Unavailable
+            It was not written: SQLite could not, for instance because the disk is full.
+        """
+        if self.settled:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._lot.park()
+        return self.result()
+
+    async def settlement(self) -> None:
+        """Return when it is settled, whichever way; at once, and without a checkpoint, if it is."""
+        if not self.settled:
+            await self._lot.park()
+
+    def result(self) -> Ack:
+        """What `wait` returns or raises, of a delivery that is settled."""
+        if isinstance(self._result, Ack):
+            return self._result
+        assert self._result is not None, "not settled"
+        raise self._result()
+
+    # --- for the log's actor ------------------------------------------------------------------------------------------
+
+    def settle(self, result: Ack | Refusal) -> None:
+        """Tell everybody. A failure is a function, so that each waiter raises an exception of its own."""
+        self.state = SETTLED
+        self._result = result
+        self._lot.unpark_all()
+        if self._on_delivery is not None:
+            self._call_back(self._on_delivery, result if isinstance(result, Ack) else result())
+
+    @staticmethod
+    def _call_back(on_delivery: OnDelivery, result: Ack | Exception) -> None:
+        try:
+            on_delivery(result)
+        except Exception as error:  # a sender's bug must not bring down the log for everybody
+            sys.unraisablehook(cast("sys.UnraisableHookArgs", _Unraisable(error, on_delivery)))
+
+
+class _Unraisable:
+    """The shape that `sys.unraisablehook` takes; CPython's own type cannot be constructed."""
+
+    def __init__(self, error: Exception, on_delivery: OnDelivery) -> None:
+        self.exc_type = type(error)
+        self.exc_value = error
+        self.exc_traceback = error.__traceback__
+        self.err_msg = "Exception ignored in on_delivery"
+        self.object: Any = on_delivery
+
+
+class Accumulator:
+    """Accepted records, oldest first. See the theory of operation above."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._queue: deque[Delivery] = deque()  # those that were revoked stay in it until they are taken
+        self._waiting = 0  # live ones in the queue
+        self._accepted = 0
+        self._finished = 0  # of them: settled, or revoked and out of the queue
+        self._refusal: Refusal | None = None  # closed
+        self._changed = ParkingLot()
+
+    def __len__(self) -> int:
+        """Records that wait to be written."""
+        return self._waiting
+
+    # --- for handles --------------------------------------------------------------------------------------------------
+
+    def accept(self, messages: Sequence[Message], on_delivery: OnDelivery | None = None) -> list[Delivery] | None:
+        """Take the messages, beyond the room if there is any; None if there is none, or no more is taken."""
+        if self._waiting >= self._limit or self._refusal is not None:
+            return None
+        deliveries = [Delivery(message, on_delivery) for message in messages]
+        self._queue.extend(deliveries)
+        self._waiting += len(deliveries)
+        self._accepted += len(deliveries)
+        self._changed.unpark_all()
+        return deliveries
+
+    def revoke(self, delivery: Delivery) -> bool:
+        """Take a message back if it is not being written yet. Whether that was so."""
+        if delivery.state != QUEUED:
+            return False
+        delivery.state = SETTLED
+        self._waiting -= 1
+        self._changed.unpark_all()
+        return True
+
+    async def flushed(self) -> None:
+        """Wait until all that has been accepted so far is settled. Later ones do not matter."""
+        until = self._accepted
+        while self._finished < until:
+            await self._changed.park()
+
+    # --- for the log's actor ------------------------------------------------------------------------------------------
+
+    async def wait_for_room(self) -> None:
+        """Return when there is room or no more is taken."""
+        while self._waiting >= self._limit and self._refusal is None:
+            await self._changed.park()
+
+    async def take(self, limit: int) -> list[Delivery]:
+        """Wait for records and take up to `limit`, marked as being written. Nothing when it is closed."""
+        while not self._waiting:
+            if self._refusal is not None:
+                return []
+            self._skip_revoked()
+            await self._changed.park()
+        batch: list[Delivery] = []
+        while self._queue and len(batch) < limit:
+            delivery = self._queue.popleft()
+            if delivery.state == QUEUED:
+                delivery.state = WRITING
+                batch.append(delivery)
+            else:
+                self._finished += 1
+        self._waiting -= len(batch)
+        self._changed.unpark_all()
+        return batch
+
+    def finish(self, batch: Sequence[Delivery], results: Iterable[Ack | Refusal]) -> None:
+        """Settle what was taken."""
+        self._finished += len(batch)
+        for delivery, result in zip(batch, results, strict=False):  # one for each, or the same for all, repeated
+            delivery.settle(result)
+        self._changed.unpark_all()
+
+    def close(self, refusal: Refusal) -> None:
+        """Take no more, and fail what has not been taken. Idempotent."""
+        if self._refusal is None:
+            self._refusal = refusal
+        queue, self._queue = self._queue, deque()
+        self._finished += len(queue)
+        self._waiting = 0
+        for delivery in queue:
+            if delivery.state == QUEUED:
+                delivery.settle(self._refusal)
+        self._changed.unpark_all()
+
+    def _skip_revoked(self) -> None:
+        self._finished += len(self._queue)
+        self._queue.clear()
+        self._changed.unpark_all()

@@ -1,0 +1,169 @@
+"""The handle to the log: producers, topics, and what consumers are made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import cast, final
+
+import trio
+
+from ...runtime.component import ComponentHandle
+from ...runtime.context import baggage
+from ...runtime.errors import CallFailed
+from ...runtime.handle import Handle
+from .actor import LogActor, LogLease
+from .delivery import Delivery, OnDelivery
+from .errors import TopicInvalid, Unavailable
+from .log import TopicPartition
+from .membership import Membership
+from .message import TRACE_HEADER, Ack, Message, NotSent
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+
+class Mq(ComponentHandle):
+    """A durable log. Every method may raise the outcomes of a call (`creche.CallFailed`) and `Unavailable`.
+
+    A message that is sent while the baggage has a ``trace_id`` carries it in the header ``X-Trace-ID``, unless it has
+    that header already.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.topics = Topics(self._log)
+
+    async def send(self, message: Message, on_delivery: OnDelivery | None = None) -> Delivery:
+        """Accept a message for delivery; wait for room where too many are under way already.
+
+        An accepted message is in memory: it is delivered when its `Delivery` says so. `on_delivery` is called then,
+        synchronously, with the `Ack` or the error; what it raises goes to `sys.unraisablehook`. Messages are written in
+        the order in which they were accepted. If cancelled, nothing was accepted.
+
+        Raises `TopicInvalid`, and TypeError for a value that is not bytes.
+        """
+        (delivery,) = await self._accept([_prepared(message)], on_delivery)
+        return delivery
+
+    async def send_sync(self, message: Message) -> Ack:
+        """Send a message and wait until the log has it.
+
+        If cancelled, the message is taken back unless it is being written already. Raises what `send` and
+        `Delivery.wait` raise.
+        """
+        prepared = [_prepared(message)]
+        deliveries = self._accept_nowait(prepared)
+        if deliveries is None:
+            deliveries = await self._log().call(LogActor.append, prepared, None)
+        try:
+            return await deliveries[0].wait()
+        except trio.Cancelled:
+            self._revoke(deliveries)
+            raise
+
+    async def send_batch(self, messages: Sequence[Message]) -> list[Ack | NotSent]:
+        """Send many messages and wait for all: one result for each, in order.
+
+        They are written in order, in as few transactions as `Config.max_batch` allows; not all or none. If cancelled,
+        those that are not being written yet are taken back. Raises as `send` does, when none of them was accepted.
+        """
+        deliveries = await self._accept([_prepared(message) for message in messages], None)
+        try:
+            for delivery in deliveries:
+                await delivery.settlement()
+        except trio.Cancelled:
+            self._revoke(deliveries)
+            raise
+        return [_result(delivery, message) for delivery, message in zip(deliveries, messages, strict=True)]
+
+    async def flush(self) -> None:
+        """Wait until all that the log has accepted so far is written or has failed."""
+        await trio.lowlevel.checkpoint()
+        lease = self._lease()
+        if lease is not None:
+            await lease.accumulator.flushed()
+
+    async def lag(self, group: str) -> dict[TopicPartition, int]:
+        """How many records the group has not committed yet, of each partition that a consumer of it has ever read."""
+        return await self._log().call(LogActor.lag, group)
+
+    def membership(self, group: str, topics: Sequence[str]) -> Membership:
+        """What a consumer needs of the log. For `consumer`, not for users."""
+        return Membership(self._log(), self._lease, group, topics)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _accept(self, messages: list[Message], on_delivery: OnDelivery | None) -> list[Delivery]:
+        await trio.lowlevel.checkpoint()
+        accepted = self._accept_nowait(messages, on_delivery)
+        if accepted is None:
+            accepted = await self._log().call(LogActor.append, messages, on_delivery)
+        return accepted
+
+    def _accept_nowait(self, messages: list[Message], on_delivery: OnDelivery | None = None) -> list[Delivery] | None:
+        lease = self._lease()
+        return None if lease is None else lease.accumulator.accept(messages, on_delivery)
+
+    def _revoke(self, deliveries: Sequence[Delivery]) -> None:
+        lease = self._lease()
+        if lease is not None:  # else everything has been settled
+            for delivery in deliveries:
+                lease.accumulator.revoke(delivery)
+
+    def _log(self) -> Handle[LogActor]:
+        return self._handle(LogActor)
+
+    def _lease(self) -> LogLease | None:
+        return cast("LogLease | None", self._cell().granted)
+
+
+@final
+class Topics:
+    """The topics of a log: `Mq.topics`."""
+
+    def __init__(self, log: Callable[[], Handle[LogActor]]) -> None:
+        self._log = log
+
+    async def create(self, topic: str, partitions: int | None = None) -> int:
+        """Create a topic unless it exists, and return how many partitions it has.
+
+        A topic that is not created is created by its first use, with `Config.partitions`.
+
+        Raises `TopicInvalid`, and `TopicExists` if it exists with another number of partitions than was asked for.
+        """
+        if partitions is not None and partitions < 1:
+            raise ValueError(f"partitions = {partitions}: at least 1")
+        return await self._log().call(LogActor.create_topic, checked_topic(topic), partitions)
+
+    async def list(self) -> dict[str, int]:
+        """All topics by name, and how many partitions each has."""
+        return await self._log().call(LogActor.topics)
+
+
+def checked_topic(topic: str) -> str:
+    """The same name; raises `TopicInvalid` if it cannot be a topic's."""
+    if _TOPIC.fullmatch(topic) is None:
+        raise TopicInvalid(topic)
+    return topic
+
+
+def _prepared(message: Message) -> Message:
+    """The message as it will be in the log."""
+    checked_topic(message.topic)
+    if not _are_bytes(message.value, b"" if message.key is None else message.key):
+        raise TypeError("value and key of a message are bytes: use msgspec.json.encode(...) or 'text'.encode()")
+    trace_id = baggage().get("trace_id")
+    if trace_id is None or TRACE_HEADER in message.headers:
+        return message
+    return Message(message.topic, message.value, message.key, {**message.headers, TRACE_HEADER: str(trace_id)})
+
+
+def _are_bytes(*values: object) -> bool:
+    return all(isinstance(value, bytes) for value in values)  # msgspec checks types only when it decodes
+
+
+def _result(delivery: Delivery, message: Message) -> Ack | NotSent:
+    try:
+        return delivery.result()
+    except (CallFailed, Unavailable) as error:
+        return NotSent(message, error)

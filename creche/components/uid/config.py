@@ -1,0 +1,69 @@
+"""Where worker ids are leased, and what an id looks like."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from ...runtime.config import Config as BaseConfig
+from ...runtime.errors import ConfigInvalid
+from .snowflake import EPOCH_MS, Layout
+
+
+class Config(BaseConfig, frozen=True, kw_only=True):
+    """Times are in seconds, except `epoch_ms` (Unix milliseconds).
+
+    Parameters
+    ----------
+    state_path
+        The SQLite file from which all processes of this machine lease their worker ids; one file for all services
+        whose ids must differ. ``~`` is the home directory, and a missing folder is made. None leases within this
+        process only: ids then differ from those of other components of the process, and of no other process.
+    max_worker_id
+        The greatest worker id; from 0 on.
+    epoch_ms, time_bits, worker_bits, sequence_bits
+        The layout of an id. Choose it once, for good.
+    tolerance
+        How far the clock may step back for callers to wait rather than to get `ClockMovedBack`. It is also how far
+        ids are promised to the state file ahead of use: every half of it, one small write.
+    lease_ttl
+        How long the worker id of a process that died stays its own.
+    quarantine
+        How long a worker id then rests, before another service may have it.
+    """
+
+    state_path: Annotated[str, Meta(min_length=1)] | None = None
+    max_worker_id: Annotated[int, Meta(ge=0)] = 1023
+    epoch_ms: Annotated[int, Meta(ge=0)] = EPOCH_MS
+    time_bits: Annotated[int, Meta(ge=1)] = 41
+    worker_bits: Annotated[int, Meta(ge=0)] = 10
+    sequence_bits: Annotated[int, Meta(ge=0)] = 12
+    tolerance: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
+    lease_ttl: Annotated[float, Meta(gt=0)] = 30.0
+    quarantine: Annotated[float, Meta(ge=0)] = 60.0
+
+    @property
+    def layout(self) -> Layout:
+        """How the bits of an id are divided. Raises `ValueError` if they make no sense."""
+        return Layout(
+            time_bits=self.time_bits,
+            worker_bits=self.worker_bits,
+            sequence_bits=self.sequence_bits,
+            epoch_ms=self.epoch_ms,
+        )
+
+    def check(self) -> None:
+        """The layout makes sense and holds every worker id; a lease outlives a few renewals."""
+        try:
+            layout = self.layout
+        except ValueError as error:
+            raise ConfigInvalid("$", (self.time_bits, self.worker_bits, self.sequence_bits), str(error)) from None
+        if self.max_worker_id > layout.max_worker_id:
+            reason = (
+                f"{self.worker_bits} worker bits hold ids up to {layout.max_worker_id}: lower it, or raise worker_bits"
+            )
+            raise ConfigInvalid("$.max_worker_id", self.max_worker_id, reason)
+        if self.lease_ttl < 3 * self.tolerance:
+            reason = f"must be at least 3 times the tolerance of {self.tolerance:g} s"
+            raise ConfigInvalid("$.lease_ttl", self.lease_ttl, reason)

@@ -1,0 +1,201 @@
+"""The handle `Uid`, and UUIDv7 for everybody.
+
+Theory of operation
+-------------------
+Snowflakes come from the generator that the actor has granted, without a message. Whatever that cannot give at once is
+a reason to wait, and then to look again: at the ceiling for the next millisecond; at the mark, and while there is no
+generator, for the actor (`ready`). There is no await between looking at the generator and taking from it, so a
+revoked one gives nothing.
+
+UUIDv7 needs no actor: what keeps processes apart is randomness. Each thread has a generator, since generators hold no
+lock, and a forked child starts with new ones, since a copied counter would make ids that differ in 32 random bits
+only.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, final
+from uuid import UUID
+
+import trio
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
+
+from ...runtime.component import ComponentHandle
+from ...runtime.errors import NotStarted, OutcomeUnknown
+from .actor import UidActor
+from .errors import MarkReached, WorkerIdLost
+from .middleware import with_request_id
+from .snowflake import DEFAULT_LAYOUT, Layout, Snowflake, SnowflakeGenerator, Wait, parse
+from .uuid7 import Rollback, Uuid7Generator, is_uuid7
+
+if TYPE_CHECKING:
+    from ...runtime.cell import Cell
+    from ..http.app import ASGIApp
+
+# A task that makes ids in a loop yields to the others once in so many: each time would cost more than the id.
+_YIELD_EVERY = 64
+
+
+def wall_clock_ms() -> int:
+    """The wall clock in whole Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@final
+class Uid(ComponentHandle):
+    """Unique ids. For use from the runtime's own Trio run; only the UUIDs are for any thread."""
+
+    def __init__(self, name: str, layout: Layout = DEFAULT_LAYOUT) -> None:
+        super().__init__(name)
+        self._layout = layout
+        self._yield_mask = min(_YIELD_EVERY, layout.ids_per_ms) - 1
+        self._home: Cell | None = None
+
+    def _started(self) -> None:
+        self._home = self._cell()
+
+    def _unbind(self) -> None:
+        super()._unbind()
+        self._home = None
+
+    # --- Snowflake --------------------------------------------------------------------------------------------------
+
+    async def snowflake(self) -> int:
+        """A new id. Each id of a component is greater than those before it, also across restarts of its actor.
+
+        Waits at the ceiling (with 12 sequence bits, 4096 ids per millisecond), while the actor is down, and for a
+        slow state file. Always a cancellation point, but lets other tasks run only when it waits, once in 64 ids, and
+        with the first id of each millisecond.
+
+        Raises `ClockMovedBack` if the clock was set back by more than the tolerance, `LayoutExhausted`, `Unavailable`
+        while the state file does not work or no worker id is free, and `CallFailed` if the actor stays down or has
+        stopped.
+        """
+        await checkpoint_if_cancelled()
+        try:
+            number = self.snowflake_nowait()
+        except (trio.WouldBlock, WorkerIdLost):
+            number = None
+        if number is None:
+            [number] = await self._some(1)
+        elif not number & self._yield_mask:
+            await cancel_shielded_checkpoint()  # shielded: the id has been taken
+        return number
+
+    def snowflake_nowait(self) -> int:
+        """As `snowflake`, without waiting.
+
+        Raises `trio.WouldBlock` where `snowflake` would wait, and `WorkerIdLost` in the moment before a lost worker
+        id is replaced, or in a forked child, where no id is to be had.
+        """
+        generator = self._generator()
+        if generator is None:
+            raise trio.WouldBlock
+        try:
+            answer = generator.next()
+        except MarkReached:
+            raise trio.WouldBlock from None
+        if isinstance(answer, Wait):
+            raise trio.WouldBlock
+        return answer
+
+    async def take(self, n: int) -> list[int]:
+        """`n` new ids in ascending order; much cheaper than one at a time. Always a checkpoint.
+
+        Waits and raises as `snowflake` does; ids taken before a failure are lost, which does no harm. `ValueError` if
+        `n` is negative.
+        """
+        if n < 0:
+            raise ValueError(f"cannot take {n} ids")
+        await checkpoint()
+        ids: list[int] = []
+        while len(ids) < n:
+            ids += await self._some(n - len(ids))
+        return ids
+
+    def parse(self, id: int) -> Snowflake:
+        """Take an id of this component's layout apart. Raises `ValueError` if it is none."""
+        return parse(id, self._layout)
+
+    async def _some(self, n: int) -> list[int]:
+        """From 1 to `n` ids, as soon as there are any."""
+        while True:
+            try:
+                generator = self._generator()
+                answer = None if generator is None else generator.take(n)
+            except (MarkReached, WorkerIdLost):
+                answer = None
+            if answer is None:
+                await self._ready()
+            elif isinstance(answer, Wait):
+                await trio.sleep(answer.seconds)
+            else:
+                return answer
+
+    async def _ready(self) -> None:
+        try:
+            await self._handle(UidActor).ask.ready()
+        except OutcomeUnknown:
+            pass  # the actor died over the question, which does no harm asked twice
+
+    def _generator(self) -> SnowflakeGenerator | None:
+        """What the present incarnation has granted; None between two of them."""
+        cell = self._home
+        if cell is None:
+            raise NotStarted(self._name)
+        if isinstance(cell.granted, SnowflakeGenerator):
+            return cell.granted
+        if cell.refusal is not None:
+            raise cell.refusal()
+        return None
+
+    # --- UUIDv7 -----------------------------------------------------------------------------------------------------
+
+    def uuid7(self) -> UUID:
+        """As the module's `uuid7`: needs no running component."""
+        return uuid7()
+
+    def take_uuid7(self, n: int) -> list[UUID]:
+        """`n` new UUIDv7 in ascending order, cheaper than one at a time. Raises `ValueError` if `n` is negative."""
+        return _generator_of(threading.get_ident()).take(n)
+
+    def is_uuid7(self, text: str) -> bool:
+        """As the module's `is_uuid7`."""
+        return is_uuid7(text)
+
+    # --- HTTP -------------------------------------------------------------------------------------------------------
+
+    def asgi_middleware(self, app: ASGIApp) -> ASGIApp:
+        """`app` with a request id for each HTTP request and WebSocket.
+
+        It is the request's ``X-Request-ID`` if there is just one and it is a UUIDv7 in canonical form, else a new
+        one. It is ``request_id`` in the baggage while `app` runs, and thus in logs and in the actors that are called,
+        and the response's only ``X-Request-ID``.
+        """
+        return with_request_id(app, uuid7)
+
+
+def uuid7() -> UUID:
+    """A new UUIDv7. Needs no runtime, and serves any thread and a forked child.
+
+    Within a thread each is greater than the one before it, unless the clock is set back by more than 10 s: then it
+    follows the clock, and order breaks once. Raises `OSError` if the system gives no randomness.
+    """
+    return _generator_of(threading.get_ident()).next()
+
+
+@lru_cache(maxsize=1024)
+def _generator_of(thread: int) -> Uuid7Generator:
+    # The number of a thread that has ended may come again; its generator then goes on.
+    _forget_generators_after_fork()
+    return Uuid7Generator(now_ms=wall_clock_ms, randbits=secrets.randbits, on_rollback=Rollback.FOLLOW)
+
+
+@cache
+def _forget_generators_after_fork() -> None:
+    os.register_at_fork(after_in_child=_generator_of.cache_clear)

@@ -1,0 +1,171 @@
+"""What the tests of the log share."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import creche
+from creche.components import mq as m
+from creche.runtime.events import Event
+
+LIMIT = 30.0  # seconds of real time for a whole test: far above what any of them takes
+MANY_RESTARTS = creche.Intensity(restarts=1_000_000, window=1.0)
+
+
+@asynccontextmanager
+async def log_at(
+    path: Path, clock: Callable[[], float] = time.time, **config: Any
+) -> AsyncGenerator[tuple[creche.Runtime, m.Mq]]:
+    """A runtime with a log in it, that may be killed as often as one likes."""
+    with trio.fail_after(LIMIT):
+        async with creche.open_runtime("test", intensity=MANY_RESTARTS, seed=1) as runtime:
+            yield runtime, await runtime.start(m.component(m.Config(path=str(path), **config), clock=clock))
+
+
+@asynccontextmanager
+async def virtual_log_at(
+    path: Path, monkeypatch: pytest.MonkeyPatch, **config: Any
+) -> AsyncGenerator[tuple[creche.Runtime, m.Mq]]:
+    """The same for tests in virtual time: blocking work runs inline, for autojump takes a wait for a thread as idle."""
+
+    async def run_inline(fn: Callable[..., Any], *args: Any, limiter: trio.CapacityLimiter | None = None) -> Any:
+        await trio.lowlevel.checkpoint()
+        return fn(*args)
+
+    async with creche.open_runtime("test", intensity=MANY_RESTARTS, seed=1) as runtime:
+        monkeypatch.setattr(runtime, "run_blocking", run_inline)
+        yield runtime, await runtime.start(m.component(m.Config(path=str(path), **config)))
+
+
+@dataclass
+class Seen:
+    """A handler that remembers what it was given, and when; `before` runs first and may raise."""
+
+    before: Callable[[m.Received], Awaitable[object]] | None = None
+    tried: list[m.Received] = field(default_factory=list[m.Received])
+    done: list[m.Received] = field(default_factory=list[m.Received])
+    times: list[float] = field(default_factory=list[float])
+    _changed: trio.Event = field(default_factory=trio.Event)
+
+    async def __call__(self, message: m.Received) -> None:
+        self.tried.append(message)
+        self.times.append(trio.current_time())
+        self._tell()
+        if self.before is not None:
+            await self.before(message)
+        self.done.append(message)
+        self._tell()
+
+    @property
+    def values(self) -> list[bytes]:
+        return [message.value for message in self.done]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._changed.wait()
+
+    async def until_done(self, count: int) -> None:
+        await self.until(lambda: len(self.done) >= count)
+
+    async def until_tried(self, count: int) -> None:
+        await self.until(lambda: len(self.tried) >= count)
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+
+class HeldClock:
+    """A clock for the log's writer that, while held, keeps it in the midst of a transaction."""
+
+    def __init__(self) -> None:
+        self.reached = trio.Event()
+        self.fails = False
+        self._free = threading.Event()
+        self._free.set()
+
+    def hold(self) -> None:
+        self._free.clear()
+        self.reached = trio.Event()
+
+    def release(self) -> None:
+        self._free.set()
+
+    def __call__(self) -> float:
+        if not self._free.is_set():
+            trio.from_thread.run_sync(self.reached.set)
+            self._free.wait(LIMIT)
+        if self.fails:
+            raise RuntimeError("the clock is broken")
+        return 1.0
+
+
+def recorded(runtime: creche.Runtime) -> list[Event]:
+    """All events from now on."""
+    seen: list[Event] = []
+    runtime.events.subscribe(seen.append)
+    return seen
+
+
+def values_in(path: Path, topic: str = "t") -> list[bytes]:
+    """The values in the file, in order of partitions and offsets; fails unless the offsets of each partition are dense."""
+    db = sqlite3.connect(path)
+    try:
+        rows = db.execute('SELECT partition, "offset", value FROM records WHERE topic = ? ORDER BY 1, 2', (topic,)).fetchall()
+        ends = dict(db.execute("SELECT partition, next_offset FROM topics WHERE topic = ?", (topic,)))
+    finally:
+        db.close()
+    next_offsets: Counter[int] = Counter()
+    for partition, offset, _ in rows:
+        assert offset == next_offsets[partition], f"a gap before {partition}/{offset}"
+        next_offsets[partition] += 1
+    assert {partition: next_offsets[partition] for partition in ends} == ends
+    return [value for _, _, value in rows]
+
+
+class _CancelAt(trio.abc.Instrument):
+    """Cancels a scope as soon as a task has parked for the n-th time."""
+
+    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, n: int) -> None:
+        self.task = task
+        self.scope = scope
+        self.left = n
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self.task:
+            self.left -= 1
+            if not self.left:
+                self.scope.cancel()
+
+
+async def cancelled_at_checkpoint(n: int, fn: Callable[[], Awaitable[object]]) -> bool:
+    """Await `fn()` and cancel it at its n-th checkpoint. Whether that made it leave with Cancelled."""
+    parked = 0
+
+    async def run() -> None:
+        instrument = _CancelAt(trio.lowlevel.current_task(), scope, n)
+        trio.lowlevel.add_instrument(instrument)
+        try:
+            with scope:
+                await fn()
+        finally:
+            trio.lowlevel.remove_instrument(instrument)
+            nonlocal parked
+            parked = n - instrument.left
+
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+    assert scope.cancelled_caught or parked <= n
+    return scope.cancelled_caught or scope.cancel_called
