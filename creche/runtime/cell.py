@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import outcome
 import trio
 from trio.lowlevel import Abort, checkpoint, reschedule, wait_task_rescheduled
 
@@ -128,7 +127,10 @@ class Cell(Intake):
             failure = unwrap(error)
         failure = await self._cause_of_death(failure)
         self._lose_hand(failure)
-        return failure
+        try:
+            return failure
+        finally:
+            del failure  # this frame is in its traceback: together they would make a cycle at each crash
 
     async def _live_within_lifespan(self) -> Exception | None:
         died_of: Exception | None = None
@@ -237,7 +239,7 @@ class Cell(Intake):
                     # Making the coroutine runs no line of it: a TypeError here is the caller's wrong arguments.
                     coroutine = getattr(actor, spec.name)(*item.args, **item.kwargs)
                 except TypeError as error:
-                    item.settle(outcome.Error(error))
+                    item.answer(error)
                 else:
                     try:
                         value = await coroutine
@@ -245,9 +247,9 @@ class Cell(Intake):
                         answer = self._as_answer(spec, error)
                         if answer is None:
                             raise
-                        item.settle(outcome.Error(answer))
+                        item.answer(answer)
                     else:
-                        item.settle(outcome.Value(value))
+                        item.reply(value)
                 self._current = None
                 self.handled += 1
             if self._spoiled:

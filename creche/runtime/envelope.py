@@ -1,16 +1,17 @@
 """One message on its way: who waits for it, until when, and what has become of it.
 
-Theory of operation ------------------- A call is a `Request`. Its caller parks with one `wait_task_rescheduled` and is
-woken exactly once, by `settle`, which is the only place that reschedules a caller. A cast is a bare tuple, because two
-hundred thousand queued objects make the garbage collector the bottleneck.
+Theory of operation ------------------- A call is a `Request`. Its caller parks with one `wait_task_rescheduled` and
+is woken exactly once, by `_settle`, which is the only place that reschedules a caller. The request is also the
+outcome that its caller is woken with: to make and unwrap one more object would cost an eighth of a call. A cast is a
+bare tuple, because two hundred thousand queued objects make the garbage collector the bottleneck.
 
     QUEUED ──taken──▶ RUNNING ──caller gone, message says "cancel"──▶ CANCELLING
        │                 │                                                │
        └───────────────▶ SETTLED ◀────────────────────────────────────────┘
 
 * QUEUED, caller gone or time over: revoked. It stays in the mailbox as a tombstone and never runs.
-* RUNNING, caller gone: "finish" settles at once and the handler's reply finds nobody; "cancel" cancels the handler and
-  settles when it has unwound (CANCELLING), or after `unwind_grace`, when the cell is declared stuck.
+* RUNNING, caller gone: "finish" settles at once and the handler's reply finds nobody; "cancel" cancels the handler
+  and settles when it has unwound (CANCELLING), or after `unwind_grace`, when the cell is declared stuck.
 * The first transition into SETTLED is the outcome. Later ones are counted no-ops, never errors.
 
 Nothing here awaits between testing a state and changing it; all of it runs in one thread.
@@ -18,7 +19,7 @@ Nothing here awaits between testing a state and changing it; all of it runs in o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import outcome
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 # In the order of a message's life. Up to SPILLED it waits in the mailbox; SPILLED: in its overflow queue, for room.
 QUEUED, SPILLED, RUNNING, CANCELLING, SETTLED = range(5)
 NEVER = float("inf")
-SETTLED_EMPTY: outcome.Value[None] = outcome.Value(None)
 
 # (message, args, kwargs, the sender's baggage, expires at)
 Cast = tuple[MessageSpec, tuple[Any, ...], Mapping[str, Any], Baggage, float]
@@ -52,10 +52,22 @@ class _Timing:
         self.raise_cancel: Callable[[], NoReturn] | None = None
 
 
-class Request:
-    """A call under way."""
+class Request(outcome.Outcome[Any]):
+    """A call under way, and in the end its outcome."""
 
-    __slots__ = ("_timing", "args", "baggage", "cell", "deadline", "kwargs", "spec", "state", "task")
+    __slots__ = (
+        "_error",
+        "_timing",
+        "_value",
+        "args",
+        "baggage",
+        "cell",
+        "deadline",
+        "kwargs",
+        "spec",
+        "state",
+        "task",
+    )
 
     def __init__(
         self,
@@ -75,30 +87,67 @@ class Request:
         self.state = QUEUED
         self.deadline = NEVER
         self._timing: _Timing | None = None
+        self._value: Any = None
+        self._error: BaseException | None = None
 
-    # --- the only way out -------------------------------------------------------------------------
+    # --- the ways out: the first one taken is the outcome -----------------------------------------
 
-    def settle(self, result: outcome.Outcome[Any]) -> None:
-        """Give the caller its outcome, unless it already has one."""
+    def reply(self, value: object) -> None:
+        """The handler has returned."""
+        self._value = value
+        self._settle()
+
+    def answer(self, error: Exception) -> None:
+        """The handler has answered with an error, which is the caller's own object already."""
+        self._error = error
+        self._settle()
+
+    def fail(self, error: CallFailed, cause: BaseException | None = None) -> None:
+        """It will not be answered. `error` is made for this caller."""
+        error.__cause__ = cause
+        self._error = error
+        self._settle()
+
+    def unwound(self) -> None:
+        """The handler ended because its caller had gone (CANCELLING): let the caller go as it was about to."""
+        if self._timing is None or self._timing.raise_cancel is None:
+            self.fail(DeadlineExceeded(self.cell.path, delivered=True))
+            return
+        try:
+            self._timing.raise_cancel()
+        except BaseException as cancelled:  # trio's own `Cancelled`, made for the caller: handed on, not handled
+            self._error = cancelled
+        self._settle()
+
+    def _settle(self) -> None:
         if self.state == SETTLED:
             self.cell.discarded += 1
+            self._value = self._error = None
             return
         if self._timing is not None or self.state <= SPILLED:
             self._close()
         self.state = SETTLED
-        reschedule(self.task, result)
+        reschedule(self.task, self)
 
-    def fail(self, error: Exception, cause: BaseException | None = None) -> None:
-        """Settle with an exception object made for this caller."""
-        error.__cause__ = cause
-        self.settle(outcome.Error(error))
+    # --- the caller unwraps it --------------------------------------------------------------------
 
-    def unwound(self) -> None:
-        """The handler ended because its caller had gone (CANCELLING): let the caller go as it was about to."""
-        if self._timing is not None and self._timing.raise_cancel is not None:
-            self.settle(outcome.capture(self._timing.raise_cancel))
-        else:
-            self.fail(DeadlineExceeded(self.cell.path, delivered=True))
+    def unwrap(self) -> Any:
+        """Part of `Outcome`."""
+        if self._error is not None:
+            error, self._error = self._error, None  # kept, it would make a cycle with its own traceback
+            try:
+                raise error
+            finally:
+                del error
+        return self._value
+
+    def send(self, gen: Generator[Any, Any, Any]) -> Any:
+        """Part of `Outcome`; trio uses `unwrap`."""
+        return gen.send(self.unwrap())
+
+    async def asend(self, agen: AsyncGenerator[Any, Any]) -> Any:
+        """Part of `Outcome`; trio uses `unwrap`."""
+        return await agen.asend(self.unwrap())
 
     def _close(self) -> None:
         was, self.state = self.state, SETTLED
@@ -173,7 +222,7 @@ class WaitingCast:
 
     def accept(self) -> None:
         """There is room: let the sender go on."""
-        self._finish(SETTLED_EMPTY)
+        self._finish(outcome.Value(None))
 
     def fail(self, error: CallFailed, cause: BaseException | None = None) -> None:
         """It will not be accepted."""

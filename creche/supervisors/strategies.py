@@ -7,12 +7,8 @@ from types import MappingProxyType
 from typing import Literal
 
 Strategy = Literal["one_for_one", "rest_for_one"]
+STRATEGIES: tuple[Strategy, ...] = ("one_for_one", "rest_for_one")
 
-# strategy -> index of the first child of the group to restart, given the crashed one's; None: that child alone, by
-# itself
-FIRST_OF_GROUP: Mapping[Strategy, Callable[[int], int | None]] = MappingProxyType(
-    {
-        "one_for_one": lambda crashed: None,
-        "rest_for_one": lambda crashed: crashed,
-    }
-)
+# strategy -> index of the first child of the group to restart, given the crashed one's. Without an entry there is no
+# group: the crashed child restarts alone, and by itself.
+FIRST_OF_GROUP: Mapping[Strategy, Callable[[int], int]] = MappingProxyType({"rest_for_one": lambda crashed: crashed})

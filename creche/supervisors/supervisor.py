@@ -37,7 +37,7 @@ from ..runtime.node import Node, Parent, State, Verdict, Want, one_line
 from ..runtime.spec import ChildOptions, Layer, Spec
 from .budget import Budget, Intensity
 from .handle import SupervisorHandle
-from .strategies import FIRST_OF_GROUP, Strategy
+from .strategies import FIRST_OF_GROUP, STRATEGIES, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ class SupervisorSpec(Spec[SupervisorHandle]):
     rules: ChildOptions = field(default_factory=ChildOptions)
 
     def __post_init__(self) -> None:
-        require_one_of(self, "strategy", tuple(FIRST_OF_GROUP))
+        require_one_of(self, "strategy", STRATEGIES)
         require(self, "name", bool(self.name), "a supervisor needs a name")
         names_of(self.children)
 
@@ -124,13 +124,13 @@ def name_of(spec: Spec[Any]) -> str:
 
 def names_of(specs: Sequence[Spec[Any]]) -> list[str]:
     """All names; raises `SpecInvalid` for a duplicate."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for spec in specs:
         name = name_of(spec)
         if name in names:
             raise SpecInvalid("name", name, "siblings need different names: use .options(name=...)")
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)
 
 
 def _has_started(node: Node, incarnation: int) -> bool:
@@ -151,6 +151,7 @@ class Supervisor(Life):
         "_nodes",
         "_nursery",
         "_pausing",
+        "_serial",
         "rules",
     )
 
@@ -160,19 +161,22 @@ class Supervisor(Life):
         self._budget = Budget(rules.intensity)
         self._nursery: trio.Nursery | None = None
         self._failure: Exception | None = None
+        self._serial = 1  # of names made for children whose own name was taken
         self._group: tuple[int, float] | None = None  # first index of the group to restart, delay
         self._pausing = False
         self._awaited: Node | None = None  # the child whose start this task waits for
         self._first_starts: list[Node] = []
-        self._dynamic: list[Node] = []
-        self._nodes: list[Node] = [spec.build(runtime, self, name_of(spec)) for spec in rules.children]
+        self._nodes: dict[str, Node] = {}  # name -> child, in start order
+        self._dynamic: set[str] = set()  # names of the children started at run time
+        for spec in rules.children:
+            self._nodes[name_of(spec)] = spec.build(runtime, self, name_of(spec))
 
     def __repr__(self) -> str:
         return f"<supervisor {self.path} {self.state.value}, {len(self._nodes)} children, {self.restarts} restarts>"
 
     def children(self) -> Sequence[Node]:
         """See `Node`."""
-        return tuple(self._nodes)
+        return tuple(self._nodes.values())
 
     @property
     def nursery(self) -> trio.Nursery:
@@ -199,7 +203,7 @@ class Supervisor(Life):
         return failure
 
     async def _start_all(self) -> bool:
-        for node in list(self._nodes):
+        for node in list(self._nodes.values()):
             if self._leaving():
                 return False
             if node.state is State.STOPPED:  # for good, by an explicit stop
@@ -224,8 +228,8 @@ class Supervisor(Life):
         return self._ending or self._failure is not None or self._condemned is not None
 
     async def _stop_all(self) -> None:
-        for node in reversed(list(self._nodes)):
-            final = self.want is Want.DRAIN or node in self._dynamic
+        for node in reversed(list(self._nodes.values())):
+            final = self.want is Want.DRAIN or node.name in self._dynamic
             await self._retire(node, Want.DRAIN if final else Want.SUSPEND)
 
     def _spawn(self, node: Node) -> None:
@@ -269,25 +273,25 @@ class Supervisor(Life):
             return Verdict.SUSPEND, 0.0
         if child.spec.restart == "temporary":
             return Verdict.STOP, 0.0
-        first = FIRST_OF_GROUP[self.rules.strategy](self._nodes.index(child))
-        joins = self._pausing and first is not None
+        grouped = self.rules.strategy in FIRST_OF_GROUP
+        joins = self._pausing and grouped
         if not joins and not self._budget.charge(trio.current_time()):
             self._give_up(child, failure)
             return Verdict.SUSPEND, 0.0
         delay = child.spec.backoff.delay(child.streak, self.runtime.random)
-        if first is None:
+        if not grouped:
             return Verdict.RESTART, delay
-        self._join_group(first, delay)
+        self._join_group(self._first_of_group(child), delay)
         return Verdict.REGROUP, delay
 
     def child_changed(self, child: Node) -> None:
         """Part of `Parent`."""
-        if child.state is State.STOPPED and child in self._dynamic and child not in self._first_starts:
-            self._dynamic.remove(child)
-            self._nodes.remove(child)
+        if child.state is State.STOPPED and child.name in self._dynamic and child not in self._first_starts:
+            self._dynamic.remove(child.name)
+            del self._nodes[child.name]
 
     def _first_start_failed(self, child: Node, failure: Exception) -> tuple[Verdict, float]:
-        if child in self._dynamic:
+        if child.name in self._dynamic:
             return Verdict.STOP, 0.0
         if self._failure is None and not self._ending:
             self._failure = StartFailed(child.path, one_line(failure))
@@ -296,7 +300,7 @@ class Supervisor(Life):
 
     def _give_up(self, child: Node, failure: Exception) -> None:
         intensity = self.rules.intensity
-        history = sorted(line for node in self._nodes for line in node.history or ())
+        history = sorted(line for node in self._nodes.values() for line in node.history or ())
         error = IntensityExceeded(self.path, intensity.restarts, intensity.window, tuple(history[-16:]))
         error.__cause__ = failure
         self._failure = error
@@ -305,6 +309,9 @@ class Supervisor(Life):
         self.wake()
 
     # --- groups -----------------------------------------------------------------------------------
+
+    def _first_of_group(self, child: Node) -> int:
+        return FIRST_OF_GROUP[self.rules.strategy](list(self._nodes).index(child.name))
 
     def _join_group(self, first: int, delay: float) -> None:
         if self._group is not None:
@@ -317,7 +324,7 @@ class Supervisor(Life):
         await self._pause_group()
         self._pausing = False
         first, delay = self._group or (len(self._nodes), 0.0)
-        members = self._nodes[first:]
+        members = list(self._nodes.values())[first:]
         if self.runtime.events.on:
             self.emit(events.GroupRestart, tuple(node.name for node in members))
         await self._sit_out(delay)
@@ -329,10 +336,11 @@ class Supervisor(Life):
 
     async def _pause_group(self) -> None:
         """From last to first. A crash further left may widen the group meanwhile."""
-        paused = len(self._nodes)
+        nodes = list(self._nodes.values())
+        paused = len(nodes)
         while self._group is not None and self._group[0] < paused:
             paused -= 1
-            node = self._nodes[paused]
+            node = nodes[paused]
             await self._retire(node, Want.DRAIN if node.spec.restart == "temporary" else Want.PAUSE)
 
     async def _sit_out(self, delay: float) -> None:
@@ -359,8 +367,8 @@ class Supervisor(Life):
         if self.state is not State.RUNNING or self._leaving():
             raise ActorStopped(self.path)
         node = spec.build(self.runtime, self, self._free_name(spec))
-        self._nodes.append(node)
-        self._dynamic.append(node)
+        self._nodes[node.name] = node
+        self._dynamic.add(node.name)
         self._first_starts.append(node)
         self._spawn(node)
         try:
@@ -382,16 +390,13 @@ class Supervisor(Life):
         await self._retire(child, Want.DRAIN)
 
     def _free_name(self, spec: Spec[Any]) -> str:
-        taken = {node.name for node in self._nodes}
         name = name_of(spec)
-        if name not in taken:
+        if name not in self._nodes:
             return name
         if spec.child_options.name is not None:
             raise SpecInvalid("name", name, f"{self.path} has a child of that name already")
-        number = 2
-        while f"{name}-{number}" in taken:
-            number += 1
-        return f"{name}-{number}"
+        self._serial += 1  # never the same twice: a name that has been free for long may still be in somebody's log
+        return f"{name}-{self._serial}"
 
     # --- control ----------------------------------------------------------------------------------
 
@@ -405,7 +410,7 @@ class Supervisor(Life):
     def cancel(self, reason: str) -> None:
         """See `Node`: all children at once."""
         self._exiting = self._ending = True
-        for node in reversed(self._nodes):
+        for node in reversed(self._nodes.values()):
             node.ask_to(Want.SUSPEND)
             node.cancel(reason)
         self.wake()
@@ -417,5 +422,5 @@ class Supervisor(Life):
         pass  # its children's callers wait at the children
 
     def _ended(self, cause: Exception | None) -> None:
-        for node in reversed(list(self._nodes)):
+        for node in reversed(list(self._nodes.values())):
             node.finalize(cause)
