@@ -1,7 +1,9 @@
 """The cell: what outlives an actor's incarnations, and the one task that lives them.
 
-Theory of operation ------------------- One task per actor. The restart loop (`run`) runs inside it, so a restart
-respawns nothing. Nesting is fixed, from the outside in:
+Theory of operation
+-------------------
+One task per actor. The restart loop (`run`) runs inside it, so a restart respawns nothing. Nesting is fixed, from the
+outside in:
 
     run ⊃ incarnation, with its lifespan (`_life`) ⊃ message scope (`_scope`)
 

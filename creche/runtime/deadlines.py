@@ -1,9 +1,11 @@
 """One heap of deadlines for a whole runtime.
 
-Theory of operation ------------------- A `trio.fail_after` around each call costs twice the call. A call with a stamped
-deadline costs one `heappush` here instead, and one task sleeps until the earliest entry. An entry that is settled early
-is not searched for: it stays in the heap as a dead one and is counted, and the heap is rebuilt when more than half of
-it is dead, so memory stays within twice the live entries at amortised O(1).
+Theory of operation
+-------------------
+A `trio.fail_after` around each call costs twice the call. A call with a stamped deadline costs one `heappush` here
+instead, and one task sleeps until the earliest entry. An entry that is settled early is not searched for: it stays in
+the heap as a dead one and is counted, and the heap is rebuilt when more than half of it is dead, so memory stays within
+twice the live entries at amortised O(1).
 
 The sleeping task is moved to an earlier deadline by assigning its cancel scope's deadline, which needs no task switch.
 That is why a push may come from anywhere in the run, handlers included.

@@ -1,9 +1,11 @@
 """One message on its way: who waits for it, until when, and what has become of it.
 
-Theory of operation ------------------- A call is a `Request`. Its caller parks with one `wait_task_rescheduled` and
-is woken exactly once, by `_settle`, which is the only place that reschedules a caller. The request is also the
-outcome that its caller is woken with: to make and unwrap one more object would cost an eighth of a call. A cast is a
-bare tuple, because two hundred thousand queued objects make the garbage collector the bottleneck.
+Theory of operation
+-------------------
+A call is a `Request`. Its caller parks with one `wait_task_rescheduled` and is woken exactly once, by `_settle`, which
+is the only place that reschedules a caller. The request is also the outcome that its caller is woken with: to make and
+unwrap one more object would cost an eighth of a call. A cast is a bare tuple, because two hundred thousand queued
+objects make the garbage collector the bottleneck.
 
     QUEUED ──taken──▶ RUNNING ──caller gone, message says "cancel"──▶ CANCELLING
        │                 │                                                │

@@ -1,9 +1,10 @@
 """The restart loop, shared by actors and supervisors: what runs between two incarnations.
 
-Theory of operation ------------------- `run` is a node's one task. It loops: wait until a start is allowed
-(`_admitted`: no delay to sit out, the start gate open), live one incarnation, and ask the parent what comes next. The
-question is asked synchronously in the same step in which the incarnation is recorded as dead, so no cancel and no stop
-can fall between the two.
+Theory of operation
+-------------------
+`run` is a node's one task. It loops: wait until a start is allowed (`_admitted`: no delay to sit out, the start gate
+open), live one incarnation, and ask the parent what comes next. The question is asked synchronously in the same step in
+which the incarnation is recorded as dead, so no cancel and no stop can fall between the two.
 
 The task parks in one place (`_park`) and is woken in one place (`wake`): whoever clears `_parked` reschedules, so it
 happens once.

@@ -1,9 +1,11 @@
 """The runtime: one supervision tree with its clock, randomness, deadlines and events.
 
-Theory of operation ------------------- The user's nursery is outside; the tree lives in a *host* task inside it, under
-a shielded scope. So a cancel of the user's code does not reach the tree directly, which would hit all of it in one
-tick: it makes `opened` ask the root to stop, and children stop in reverse order under their deadlines. The user's own
-body is not shielded. When the root gives up, the host raises `TreeFailed`, which cancels the user's body.
+Theory of operation
+-------------------
+The user's nursery is outside; the tree lives in a *host* task inside it, under a shielded scope. So a cancel of the
+user's code does not reach the tree directly, which would hit all of it in one tick: it makes `opened` ask the root to
+stop, and children stop in reverse order under their deadlines. The user's own body is not shielded. When the root gives
+up, the host raises `TreeFailed`, which cancels the user's body.
 
 The runtime is the root's parent. It calls no `trio.run`, touches no signal and assumes no main thread, so it also runs
 as a guest.

@@ -1,9 +1,11 @@
 """The app: a whole service, declared; and the one place that touches signals, threads and the process's exit.
 
-Theory of operation ------------------- `use` collects specs and hands out their handles, unbound. A spec can only be
-given handles that `use` returned before, so the order of use is a topological order of the dependencies. `open` puts
-each spec into the supervisor of its layer (no lower than what it depends on), binds all handles, and opens the tree:
-layers start from the foundation to the edge, and stop in reverse.
+Theory of operation
+-------------------
+`use` collects specs and hands out their handles, unbound. A spec can only be given handles that `use` returned before,
+so the order of use is a topological order of the dependencies. `open` puts each spec into the supervisor of its layer
+(no lower than what it depends on), binds all handles, and opens the tree: layers start from the foundation to the edge,
+and stop in reverse.
 
 `run` adds what a process needs. The first SIGINT or SIGTERM cancels the body and stops the tree within `stop_within`.
 From then on a watchdog thread and the handler of a second signal stand by: Trio cannot end a task that swallows its

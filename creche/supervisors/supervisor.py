@@ -1,8 +1,10 @@
 """The supervisor: a node that starts, watches, restarts and stops its children.
 
-Theory of operation ------------------- A supervisor's task holds the nursery that its children run in, so none can
-outlive it. It does three things, in this order, and between them it parks: start the children from first to last, each
-ready before the next; restart groups; stop the children from last to first.
+Theory of operation
+-------------------
+A supervisor's task holds the nursery that its children run in, so none can outlive it. It does three things, in this
+order, and between them it parks: start the children from first to last, each ready before the next; restart groups;
+stop the children from last to first.
 
 Single restarts do not pass through this task. A crashed child asks `child_crashed` synchronously, in its own task, and
 is told to restart after a delay, to wait at its start gate for a group restart, to suspend because the supervisor

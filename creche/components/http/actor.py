@@ -1,10 +1,11 @@
 """The actor that serves.
 
-Theory of operation ------------------- The listening socket is made once and kept by the cell. Each incarnation serves
-a duplicate of it, which Hypercorn closes at its end; the original, and with it the kernel's backlog, stays. Requests
-run in the lifespan's nursery: an error of the server itself (not of the application, which answers 500) is a crash of
-this actor; a kill drops the connections that are open. At a stop the listener closes first, and open requests have
-`drain` seconds.
+Theory of operation
+-------------------
+The listening socket is made once and kept by the cell. Each incarnation serves a duplicate of it, which Hypercorn
+closes at its end; the original, and with it the kernel's backlog, stays. Requests run in the lifespan's nursery: an
+error of the server itself (not of the application, which answers 500) is a crash of this actor; a kill drops the
+connections that are open. At a stop the listener closes first, and open requests have `drain` seconds.
 """
 
 from __future__ import annotations
