@@ -121,6 +121,8 @@ def _message_spec(owner: type, name: str, member: object, inherited: MessageSpec
     where = f"{owner.__qualname__}.{name}"
     if name == "lifespan" and inspect.isasyncgenfunction(member):
         raise SpecInvalid(where, member, "decorate it with @contextlib.asynccontextmanager")
+    if name == "context" and callable(member):
+        raise SpecInvalid(where, member, "`context` is the actor's way to its runtime: choose another name")
     if name.startswith("_") or name in RESERVED:
         return None
     if inspect.isasyncgenfunction(member):

@@ -43,6 +43,8 @@ class Backoff:
         step = consecutive - self.free - 1
         if step < 0:
             return 0.0
-        # The exponent is bounded: 2.0**1100 would overflow long after the cap has been reached.
-        delay = min(self.cap, self.first * self.factor ** min(step, 64))
+        try:
+            delay = min(self.cap, self.first * self.factor**step)
+        except OverflowError:
+            delay = self.cap
         return delay * rng.uniform(1 - self.jitter, 1 + self.jitter)

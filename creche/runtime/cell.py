@@ -34,7 +34,7 @@ from trio.lowlevel import Abort, checkpoint, reschedule, wait_task_rescheduled
 from . import events
 from .actor import Actor, MessageSpec
 from .companion import Companion
-from .context import BAGGAGE, PLACE, ActorContext, Background, Baggage, Lease
+from .context import BAGGAGE, NO_BAGGAGE, PLACE, ActorContext, Background, Lease
 from .deadlines import Timer
 from .envelope import CANCELLING, NEVER, QUEUED, RUNNING, Cast, Request
 from .errors import (
@@ -43,6 +43,7 @@ from .errors import (
     DomainError,
     IncarnationEnded,
     NotDelivered,
+    NotDeliveredReason,
     OutcomeUnknown,
     PeerFailed,
 )
@@ -115,6 +116,7 @@ class Cell(Intake):
     async def _incarnation(self) -> Exception | None:
         """One life. Returns what it died of; None if it was asked to end."""
         PLACE.set(self if self._plain else Background(self))  # what a lifespan starts is no part of a message
+        BAGGAGE.set(NO_BAGGAGE)
         self._spoiled = self.stuck = False
         self._begin()
         failure: Exception | None = None
@@ -147,6 +149,7 @@ class Cell(Intake):
                     died_of = error
                     raise
                 finally:
+                    BAGGAGE.set(NO_BAGGAGE)
                     # An exit that hangs must not hold up the restart.
                     self._life.deadline = trio.current_time() + self.spec.shutdown
             if died_of is None and not self._ending:
@@ -169,10 +172,10 @@ class Cell(Intake):
         elif failure is not None and failure is not self._condemned:
             self._condemned.add_note(f"while it was ending: {one_line(failure)}")
         self._revoke_lease()
-        companion, self._companion = self._companion, None
-        if companion is not None:
+        if self._companion is not None:
             with trio.CancelScope(shield=True):
-                await companion.join()
+                await self._companion.join()
+            self._companion = None
         self._scope = self._life = None
         cause, self._condemned = self._condemned, None  # kept, it would pin the dead incarnation's frames
         return cause
@@ -192,12 +195,18 @@ class Cell(Intake):
             with trio.CancelScope() as self._scope:
                 self._spoiled = False
                 await self._messages(actor)
-            if self._current is not None and self._current.state == CANCELLING:
-                request, self._current = self._current, None
+            self._unwound()
+
+    def _unwound(self) -> None:
+        """A handler that was cancelled because its caller had gone has ended, late or in time."""
+        request = self._current
+        if request is not None and request.state != RUNNING:
+            self._current = None
+            if request.state == CANCELLING:
                 request.unwound()
-            if self.stuck:
-                self.stuck = False
-                self.refusal = self._closed if self.want is Want.DRAIN else None
+        if self.stuck:
+            self.stuck = False
+            self.refusal = self._closed if self.want is Want.DRAIN else None
 
     def _over(self) -> bool:
         """Whether no further message is to be taken."""
@@ -211,7 +220,6 @@ class Cell(Intake):
         A crash or a cancel leaves the call in `_current` for whoever judges.
         """
         mailbox, queue = self._mailbox, self._mailbox.queue
-        baggage: Baggage | None = None
         left = BATCH
         while not self._ending or not self._over():
             if not queue:
@@ -223,7 +231,6 @@ class Cell(Intake):
             if isinstance(item, tuple):
                 if mailbox.spill is not None:
                     mailbox.popped()
-                baggage = None
                 await self._handle_cast(actor, item)
             elif item.state != QUEUED:
                 mailbox.skipped()
@@ -231,11 +238,13 @@ class Cell(Intake):
             else:
                 if mailbox.spill is not None:
                     mailbox.popped()
+                if item.deadline != NEVER and item.deadline <= trio.current_time():
+                    item.too_late()  # the heap has not come to it yet
+                    continue
                 item.state = RUNNING
                 self._current = item
-                if item.baggage is not baggage:
-                    baggage = item.baggage
-                    BAGGAGE.set(baggage)
+                if BAGGAGE.get() is not item.baggage:
+                    BAGGAGE.set(item.baggage)
                 spec = item.spec
                 try:
                     # Making the coroutine runs no line of it: a TypeError here is the caller's wrong arguments.
@@ -314,6 +323,8 @@ class Cell(Intake):
 
     def _went_down(self, delay: float) -> None:
         """Callers wait along with the actor, but not for ever."""
+        if self.want is Want.DRAIN:
+            return
         if self._patience is None:
             self._patience = Timer(self.deadlines, trio.current_time() + self.spec.down_wait, self._lose_patience)
         if self.spec.while_down == "reject" and (delay or self._held):
@@ -322,18 +333,21 @@ class Cell(Intake):
     def _lose_patience(self) -> None:
         """Down for too long: who waits is told, and so is everybody who comes now. Casts already accepted stay."""
         if self.want is Want.DRAIN:
-            return
+            return  # they have been told already
 
         def refusal() -> CallFailed:
             return NotDelivered(self.path, "crash", self.restart_in())
 
         self.refusal = refusal
-        waiting = list(self._mailbox.take_all())
-        for item in waiting:
+        self._refuse_calls("crash", self.restart_in())
+
+    def _refuse_calls(self, reason: NotDeliveredReason, retry_after: float) -> None:
+        """Answer for everybody who waits. Casts that were accepted stay."""
+        for item in self._mailbox.take_all():
             if isinstance(item, tuple):
                 self._mailbox.queue.append(item)
             else:
-                self.refuse(item, "crash", self.restart_in())
+                self.refuse(item, reason, retry_after)
 
     def _lose_hand(self, failure: BaseException | None) -> None:
         """The message in hand dies with its incarnation.
@@ -405,6 +419,7 @@ class Cell(Intake):
         if not self.stuck:
             self.stuck = True
             self.refusal = self._is_stuck
+            self._refuse_calls("stuck", self.spec.unwind_grace)
             if self.runtime.events.on:
                 self.emit(events.Stuck, stack_of(self._task))
 

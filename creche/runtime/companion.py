@@ -9,7 +9,6 @@ before it restarts, so that two incarnations never overlap.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -33,7 +32,7 @@ class Companion:
         self._early: list[Job] = []  # spawned before the task has opened its nursery
         self._over = trio.Event()
         self.failure: Exception | None = None
-        Context().run(cell.parent.nursery.start_soon, self._run)
+        cell.runtime.clean_context.run(cell.parent.nursery.start_soon, self._run)
 
     def spawn(self, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         """Start a background task."""

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
+from trio.lowlevel import current_task
+
 if TYPE_CHECKING:
     from .cell import Cell
     from .handle import Handle
@@ -23,7 +25,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Baggage = Mapping[str, object]
 
-BAGGAGE: ContextVar[Baggage] = ContextVar("creche.baggage", default=MappingProxyType({}))
+NO_BAGGAGE: Baggage = MappingProxyType({})
+BAGGAGE: ContextVar[Baggage] = ContextVar("creche.baggage", default=NO_BAGGAGE)
 
 
 class Place(Protocol):
@@ -43,7 +46,7 @@ class Place(Protocol):
 
     @property
     def serial(self) -> Intake | None:
-        """The cell whose message in hand cannot end before this task does; None for background tasks."""
+        """The cell that takes no message before this task is done; None if it does not wait for this task."""
 
 
 class Lease(Protocol):
@@ -59,16 +62,21 @@ RUNTIME: ContextVar[Runtime | None] = ContextVar("creche.runtime", default=None)
 
 
 class Background:
-    """The place of a background task: its actor's identity, but nobody's handler waits for it."""
+    """The place of what runs beside the messages: background tasks, and the lifespan with what it starts."""
 
-    __slots__ = ("incarnation", "path", "runtime")
+    __slots__ = ("_cell", "incarnation", "path", "runtime")
     inherited_deadline = float("inf")
-    serial = None
 
     def __init__(self, cell: Cell) -> None:
+        self._cell = cell
         self.runtime = cell.runtime
         self.path: str = cell.path
         self.incarnation: int = cell.incarnation
+
+    @property
+    def serial(self) -> Intake | None:
+        """The actor cannot take messages while its own task is busy with the lifespan; no message waits for others."""
+        return self._cell if current_task() is self._cell.task else None
 
 
 def baggage() -> Baggage:

@@ -96,19 +96,16 @@ class Request(outcome.Outcome[Any]):
 
     def reply(self, value: object) -> None:
         """The handler has returned."""
-        self._value = value
-        self._settle()
+        self._settle(value, None)
 
     def answer(self, error: Exception) -> None:
         """The handler has answered with an error, which is the caller's own object already."""
-        self._error = error
-        self._settle()
+        self._settle(None, error)
 
     def fail(self, error: CallFailed, cause: BaseException | None = None) -> None:
         """It will not be answered. `error` is made for this caller."""
         error.__cause__ = cause
-        self._error = error
-        self._settle()
+        self._settle(None, error)
 
     def unwound(self) -> None:
         """The handler ended because its caller had gone (CANCELLING): let the caller go as it was about to."""
@@ -118,14 +115,14 @@ class Request(outcome.Outcome[Any]):
         try:
             self._timing.raise_cancel()
         except BaseException as cancelled:  # trio's own `Cancelled`, made for the caller: handed on, not handled
-            self._error = cancelled
-        self._settle()
+            self._settle(None, cancelled)
 
-    def _settle(self) -> None:
-        if self.state == SETTLED:
+    def _settle(self, value: object, error: BaseException | None) -> None:
+        if self.state == SETTLED:  # the caller may not have looked at its outcome yet: it stays as it is
             self.cell.discarded += 1
-            self._value = self._error = None
             return
+        self._value = value
+        self._error = error
         if self._timing is not None or self.state <= SPILLED:
             self._close()
         self.state = SETTLED
@@ -192,6 +189,11 @@ class Request(outcome.Outcome[Any]):
             self._cancel_handler()
         else:
             self.fail(DeadlineExceeded(self.cell.path, delivered=self.state > SPILLED))
+
+    def too_late(self) -> None:
+        """It has been taken out of the mailbox after its deadline: it will not be handled."""
+        self.state = RUNNING  # in the mailbox no more
+        self.fail(DeadlineExceeded(self.cell.path, delivered=False))
 
     def _timed(self) -> _Timing:
         if self._timing is None:

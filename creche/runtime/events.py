@@ -128,29 +128,28 @@ class EventHub:
     """
 
     def __init__(self) -> None:
-        self._hooks: tuple[Hook, ...] = ()
+        self._hooks: dict[object, Hook] = {}  # one entry a subscription: the same hook may be subscribed twice
         self.on = False
 
     def subscribe(self, hook: Hook) -> Callable[[], None]:
         """Call `hook(event)` for each event from now on. Returns a function that ends it (idempotent)."""
-        self._set((*self._hooks, hook))
+        subscription = object()
+        self._hooks = {**self._hooks, subscription: hook}
+        self.on = True
 
         def unsubscribe() -> None:
-            self._set(tuple(other for other in self._hooks if other is not hook))
+            self._hooks = {key: other for key, other in self._hooks.items() if key is not subscription}
+            self.on = bool(self._hooks)
 
         return unsubscribe
 
     def emit(self, event: Event) -> None:
         """Deliver one event."""
-        for hook in self._hooks:
+        for hook in self._hooks.values():
             try:
                 hook(event)
             except Exception as error:
                 sys.unraisablehook(cast("sys.UnraisableHookArgs", _Unraisable(error, hook)))
-
-    def _set(self, hooks: tuple[Hook, ...]) -> None:
-        self._hooks = hooks
-        self.on = bool(hooks)
 
 
 class _Unraisable:

@@ -20,7 +20,7 @@ from . import events
 from .actor import Actor, MessageSpec
 from .context import BAGGAGE, PLACE, Place
 from .envelope import NEVER, RUNNING, Cast, Request, Waiting, WaitingCast
-from .errors import CallCycle, CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
+from .errors import CallCycle, CallFailed, DeadlineExceeded, MailboxFull, NotDelivered, NotDeliveredReason
 from .life import Life
 from .mailbox import Mailbox
 
@@ -37,6 +37,7 @@ class Intake(Life):
     """A node that takes messages."""
 
     __slots__ = (
+        "_casts",
         "_hungry",
         "_mailbox",
         "_waits_for",
@@ -54,6 +55,7 @@ class Intake(Life):
         self.refusal: Callable[[], CallFailed] | None = None
         self.discarded = self.revoked = 0
         self._mailbox = Mailbox(options.mailbox)
+        self._casts = 0
         self._hungry = False  # the actor's task is parked and waits for a message
         self._waits_for: list[Intake] | None = None
 
@@ -96,6 +98,8 @@ class Intake(Life):
                 edges.remove(self)
 
     def _submit(self, request: Request, deadline: float) -> None:
+        if deadline != NEVER and deadline <= trio.current_time():
+            raise DeadlineExceeded(self.path, delivered=False)
         if not self._mailbox.put(request):
             self._overflow(request)
         if deadline != NEVER:
@@ -108,7 +112,8 @@ class Intake(Life):
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._mailbox.full() or self.spec.overflow != "wait" or self.refusal is not None:
             self.cast_nowait(spec, args, kwargs, expires)
-            if len(self._mailbox) % YIELD_EVERY == 0:
+            self._casts += 1
+            if self._casts % YIELD_EVERY == 0:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             return
         await self._wait_for_room((spec, args, kwargs, BAGGAGE.get(), expires))
@@ -172,7 +177,9 @@ class Intake(Life):
             self._mailbox.put(item)
         elif isinstance(item, Request):
             raise NotDelivered(self.path, "overflow")
-        elif policy != "drop_newest":
+        elif policy == "drop_newest":
+            self.dead_letter(item[0].name, "overflow")
+        else:
             raise MailboxFull(self.path, self._mailbox.capacity)
 
     def bury(self, was: int) -> None:

@@ -59,7 +59,7 @@ class Life(Node):
 
     @abstractmethod
     def _went_down(self, delay: float) -> None:
-        """The node will be restarted in `delay` seconds."""
+        """The node is down; it will be restarted in `delay` seconds, or, if held or suspended, when others say so."""
 
     @abstractmethod
     def _ended(self, cause: Exception | None) -> None:
@@ -141,6 +141,8 @@ class Life(Node):
         if self.want is not Want.NOTHING:
             if failure is not None:
                 self.bad_stop(failure)
+            if self.want is not Want.DRAIN:
+                self._went_down(0.0)
             if self.want is Want.PAUSE:
                 self.move(State.WAITING)
         elif failure is None and self._exiting and self.spec.restart != "permanent":
@@ -162,6 +164,7 @@ class Life(Node):
             self.finalize(failure)
         elif verdict is Verdict.SUSPEND:
             self.want = max(self.want, Want.SUSPEND)
+            self._went_down(0.0)
         else:
             self._go_down(verdict, now, delay)
 
@@ -222,6 +225,11 @@ class Life(Node):
         self._condemned = failure
         self.cancel(one_line(failure))
         return True
+
+    @property
+    def got_ready(self) -> bool:
+        """See `Node`."""
+        return self._ready_at != NOT_YET
 
     @property
     def task(self) -> trio.lowlevel.Task | None:

@@ -84,6 +84,9 @@ class Parent(Protocol):
         """Decide; the number is the delay of a restart in seconds."""
         ...
 
+    def child_gives_up(self, child: Node, failure: Exception) -> None:
+        """A child that is a supervisor has begun to stop its own children because of `failure`; it will crash of it."""
+
     def child_changed(self, child: Node) -> None:
         """The child has moved to another state."""
 
@@ -161,6 +164,11 @@ class Node(ABC):
 
     @property
     @abstractmethod
+    def got_ready(self) -> bool:
+        """Whether the present, or else the last, incarnation has been ready."""
+
+    @property
+    @abstractmethod
     def task(self) -> trio.lowlevel.Task | None:
         """The node's task, if it has one at the moment."""
 
@@ -215,7 +223,10 @@ class Node(ABC):
 
 def one_line(error: BaseException) -> str:
     """An error's type and the first line of its text."""
-    text = str(error).partition("\n")[0]
+    try:
+        text = str(error).partition("\n")[0]
+    except Exception:  # somebody's __str__ is broken: that must not change what becomes of the crash
+        text = "(its text cannot be told)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -25,7 +25,7 @@ import trio
 from . import events
 from .context import RUNTIME
 from .deadlines import Deadlines
-from .errors import Killed, NotStarted, TreeFailed
+from .errors import CallFailed, Killed, NotStarted, SpecInvalid, TreeFailed
 from .node import Group, Node, State, Verdict, Want, stack_of
 from .spec import Bindable, Spec
 from .tree import TreeNode, picture
@@ -57,6 +57,9 @@ class Runtime:
         self.services: dict[str, object] = {}  # what components offer to all of the runtime's code, by component name
         self.unstopped: list[Unstopped] = []
         self.path = ""  # it is the root's parent
+        # What every task of the tree starts with: its runtime, and nothing of whoever happens to start it.
+        self.clean_context = Context()
+        self.clean_context.run(RUNTIME.set, self)
         self.stop_by = float("inf")
         self._nursery: trio.Nursery | None = None
         self._failure: Exception | None = None
@@ -86,6 +89,8 @@ class Runtime:
         Idempotent. `target` is its handle.
         """
         node = self.node_of(target)
+        if node is self.root:
+            raise SpecInvalid("stop", node.path, "the root stops when the block that holds the runtime open is left")
         if node.state is not State.STOPPED:
             await cast("Group", node.parent).stop_child(node)
 
@@ -141,6 +146,10 @@ class Runtime:
         self._failure = failure
         return Verdict.STOP, 0.0
 
+    def child_gives_up(self, child: Node, failure: Exception) -> None:
+        """Noted at once: if the block is left in the meantime, the tree has failed all the same."""
+        self._failure = failure
+
     def child_changed(self, child: Node) -> None:
         """Nothing to do: the host waits for the root's states itself."""
 
@@ -153,30 +162,34 @@ class Runtime:
 
     # --- opening and closing ----------------------------------------------------------------------
 
-    async def host(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def host(self) -> None:
         """Hold the tree until its root has ended."""
         try:
             with trio.CancelScope(shield=True):
-                await self._hold_tree(task_status)
+                await self._hold_tree()
         finally:
             # Also when a KeyboardInterrupt or a SystemExit took the tree down: whoever still waits gets an answer.
             self.root.finalize(self._failure)
         if self._failure is not None:
             self._raise_failure(self._failure)
 
-    async def _hold_tree(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _hold_tree(self) -> None:
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self.deadlines.run)
             self.root.revive()
-            Context().run(self._nursery.start_soon, self.root.run)
-            if await self.root.wait_for(State.RUNNING, State.STOPPED, State.SUSPENDED) is State.RUNNING:
-                task_status.started()
+            self.clean_context.run(self._nursery.start_soon, self.root.run)
             await self.root.wait_for(State.STOPPED, State.SUSPENDED)
             self._nursery.cancel_scope.cancel("the tree has ended")
 
     def _raise_failure(self, failure: Exception) -> NoReturn:
         self._failure = None
         raise TreeFailed(f"{self.name}: {failure}") from failure
+
+    async def wait_until_open(self) -> None:
+        """Wait until the tree has started. If it cannot, wait for the cancellation that its failure brings."""
+        # Not by `nursery.start`: cancelled, it would leave a shielded host that reports to a nursery that has closed.
+        if await self.root.wait_for(State.RUNNING, State.STOPPED, State.SUSPENDED) is not State.RUNNING:
+            await trio.sleep_forever()
 
     async def close(self, within: float) -> None:
         """Stop the tree: politely, and after `within` seconds by cancelling all of it. Waits until it has ended."""
@@ -191,23 +204,44 @@ class Runtime:
 
 @asynccontextmanager
 async def opened(runtime: Runtime, stop_within: float) -> AsyncGenerator[Runtime]:
-    """Hold a runtime open for the length of a block."""
+    """Hold a runtime open for the length of a block.
+
+    What the block raises comes out as the same object. If the tree fails too, a call error of the block was its echo
+    and goes under; any other error of the block comes out together with the tree's, in a group.
+    """
     token = RUNTIME.set(runtime)
+    from_body: BaseException | None = None
+    from_tree: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(runtime.host)
+            nursery.start_soon(runtime.host)
             try:
+                await runtime.wait_until_open()
                 yield runtime
+            except BaseException as error:
+                if any(isinstance(leaf, trio.Cancelled) for leaf in _leaves(error)):
+                    raise
+                from_body = error
             finally:
                 with trio.CancelScope(shield=True):
                     await runtime.close(stop_within)
     except BaseExceptionGroup as group:
-        error: BaseException = group
-    else:
-        return
+        from_tree = group
     finally:
         RUNTIME.reset(token)
-    raise_single(error)
+    _raise_what_counts(from_body, from_tree)
+
+
+def _raise_what_counts(from_body: BaseException | None, from_tree: BaseException | None) -> None:
+    if from_body is None:
+        if from_tree is not None:
+            raise_single(from_tree)
+    elif from_tree is None:
+        raise from_body
+    elif isinstance(from_body, CallFailed):
+        raise_single(from_tree)
+    else:
+        raise_single(BaseExceptionGroup("the body and the tree have failed", [from_body, *_leaves(from_tree)]))
 
 
 def raise_single(error: BaseException) -> NoReturn:

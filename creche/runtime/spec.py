@@ -86,12 +86,7 @@ class ChildOptions:
     layer: Layer | None = None
 
     def __post_init__(self) -> None:
-        require(
-            self,
-            "name",
-            self.name is None or bool(re.fullmatch(r"[\w.\-]+", self.name)),
-            "letters, digits, '_', '-', '.'",
-        )
+        require(self, "name", self.name is None or is_name(self.name), NAME_RULE)
         require_one_of(self, "restart", ("permanent", "transient", "temporary"))
         require_one_of(self, "overflow", ("wait", "reject", "drop_oldest", "drop_newest"))
         require_one_of(self, "while_down", ("wait", "reject"))
@@ -231,6 +226,14 @@ def child(cls: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorSpec[A
     except TypeError as error:
         raise SpecInvalid(f"child({actor_class.__name__}, ...)", (args, kwargs), str(error)) from None
     return ActorSpec(cast("type[A]", cls), args, dict(kwargs))
+
+
+NAME_RULE = "one or more letters, digits, '_', '-' or '.'"
+
+
+def is_name(name: str) -> bool:
+    """Whether a node may be named so: names are joined to paths by slashes."""
+    return re.fullmatch(r"[\w.\-]+", name) is not None
 
 
 def snake_case(name: str) -> str:

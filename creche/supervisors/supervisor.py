@@ -24,7 +24,6 @@ nurseries to the host.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextvars import Context
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,7 +35,7 @@ from ..runtime.deadlines import Timer
 from ..runtime.errors import ActorStopped, IntensityExceeded, SpecInvalid, StartFailed
 from ..runtime.life import Life
 from ..runtime.node import Node, Parent, State, Verdict, Want, one_line
-from ..runtime.spec import ChildOptions, Layer, Spec
+from ..runtime.spec import NAME_RULE, ChildOptions, Layer, Spec, is_name
 from .budget import Budget, Intensity
 from .handle import SupervisorHandle
 from .strategies import FIRST_OF_GROUP, STRATEGIES, Strategy
@@ -66,7 +65,7 @@ class SupervisorSpec(Spec[SupervisorHandle]):
 
     def __post_init__(self) -> None:
         require_one_of(self, "strategy", STRATEGIES)
-        require(self, "name", bool(self.name), "a supervisor needs a name")
+        require(self, "name", is_name(self.name), NAME_RULE)
         names_of(self.children)
 
     @property
@@ -137,6 +136,8 @@ def names_of(specs: Sequence[Spec[Any]]) -> list[str]:
 
 def _has_started(node: Node, incarnation: int) -> bool:
     """Whether a node has come out of the start that followed `incarnation`, one way or the other."""
+    if node.state in (State.SUSPENDED, State.STOPPED):
+        return True
     return node.incarnation > incarnation and node.state is not State.STARTING
 
 
@@ -150,6 +151,7 @@ class Supervisor(Life):
         "_failure",
         "_first_starts",
         "_group",
+        "_group_delay",
         "_nodes",
         "_nursery",
         "_pausing",
@@ -164,7 +166,8 @@ class Supervisor(Life):
         self._nursery: trio.Nursery | None = None
         self._failure: Exception | None = None
         self._serial = 1  # of names made for children whose own name was taken
-        self._group: tuple[int, float] | None = None  # first index of the group to restart, delay
+        self._group: set[str] = set()  # names of the children that are to be restarted together
+        self._group_delay = 0.0
         self._pausing = False
         self._awaited: Node | None = None  # the child whose start this task waits for
         self._first_starts: list[Node] = []
@@ -189,7 +192,8 @@ class Supervisor(Life):
     # --- one incarnation --------------------------------------------------------------------------
 
     async def _incarnation(self) -> Exception | None:
-        self._failure = self._group = None
+        self._failure = None
+        self._group.clear()
         self._budget.reset()
         self._begin()
         async with trio.open_nursery() as self._nursery:
@@ -221,7 +225,7 @@ class Supervisor(Life):
 
     async def _supervise(self) -> None:
         while not self._leaving():
-            if self._group is None:
+            if not self._group:
                 await self._park()
             else:
                 await self._restart_group()
@@ -236,8 +240,7 @@ class Supervisor(Life):
 
     def _spawn(self, node: Node) -> None:
         node.revive()
-        # A clean context: the child must not inherit the trace, or the place, of whoever happens to start it.
-        Context().run(self.nursery.start_soon, node.run)
+        self.runtime.clean_context.run(self.nursery.start_soon, node.run)
 
     # --- stopping one child -----------------------------------------------------------------------
 
@@ -269,7 +272,7 @@ class Supervisor(Life):
 
     def child_crashed(self, child: Node, failure: Exception) -> tuple[Verdict, float]:
         """Part of `Parent`."""
-        if child in self._first_starts:
+        if child in self._first_starts and not child.got_ready:
             return self._first_start_failed(child, failure)
         if self._leaving():
             return Verdict.SUSPEND, 0.0
@@ -283,8 +286,11 @@ class Supervisor(Life):
         delay = child.spec.backoff.delay(child.streak, self.runtime.random)
         if not grouped:
             return Verdict.RESTART, delay
-        self._join_group(self._first_of_group(child), delay)
+        self._join_group(child, delay)
         return Verdict.REGROUP, delay
+
+    def child_gives_up(self, child: Node, failure: Exception) -> None:
+        """Part of `Parent`: it will ask when it has stopped its children."""
 
     def child_changed(self, child: Node) -> None:
         """Part of `Parent`."""
@@ -296,53 +302,61 @@ class Supervisor(Life):
         if child.name in self._dynamic:
             return Verdict.STOP, 0.0
         if self._failure is None and not self._ending:
-            self._failure = StartFailed(child.path, one_line(failure))
-            self._failure.__cause__ = failure
+            error = StartFailed(child.path, one_line(failure))
+            error.__cause__ = failure
+            self._fail(error)
         return Verdict.SUSPEND, 0.0
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self.parent.child_gives_up(self, error)
 
     def _give_up(self, child: Node, failure: Exception) -> None:
         intensity = self.rules.intensity
         history = sorted(line for node in self._nodes.values() for line in node.history or ())
         error = IntensityExceeded(self.path, intensity.restarts, intensity.window, tuple(history[-16:]))
         error.__cause__ = failure
-        self._failure = error
+        self._fail(error)
         if self.runtime.events.on:
             self.emit(events.Escalated, one_line(error))
         self.wake()
 
     # --- groups -----------------------------------------------------------------------------------
 
-    def _first_of_group(self, child: Node) -> int:
-        return FIRST_OF_GROUP[self.rules.strategy](list(self._nodes).index(child.name))
-
-    def _join_group(self, first: int, delay: float) -> None:
-        if self._group is not None:
-            first, delay = min(first, self._group[0]), max(delay, self._group[1])
-        self._group = (first, delay)
+    def _join_group(self, crashed: Node, delay: float) -> None:
+        """Add the children that restart with `crashed` to the group, or begin one."""
+        nodes = list(self._nodes.values())
+        first = FIRST_OF_GROUP[self.rules.strategy](nodes.index(crashed))
+        self._group.update(node.name for node in nodes[first:])
+        self._group_delay = max(self._group_delay, delay)
         self.wake()
 
     async def _restart_group(self) -> None:
         self._pausing = True
-        await self._pause_group()
+        while not (self._leaving() or self._group_is_at_rest()):  # a crash meanwhile, further left, widens the group
+            await self._pause_group()
+            await self._sit_out(self._group_delay)
         self._pausing = False
-        first, delay = self._group or (len(self._nodes), 0.0)
-        members = list(self._nodes.values())[first:]
+        members = self._members()
+        self._group.clear()
+        self._group_delay = 0.0
         if self.runtime.events.on:
             self.emit(events.GroupRestart, tuple(node.name for node in members))
-        await self._sit_out(delay)
-        self._group = None
         for node in members:
-            if self._leaving() or self._group is not None:
+            if self._leaving() or self._group:
                 return
             await self._reopen(node)
 
+    def _members(self) -> list[Node]:
+        """The group in start order. A child that was stopped for good meanwhile is in it no more."""
+        return [node for name, node in self._nodes.items() if name in self._group and node.state is not State.STOPPED]
+
+    def _group_is_at_rest(self) -> bool:
+        return all(node.state is State.WAITING for node in self._members())
+
     async def _pause_group(self) -> None:
-        """From last to first. A crash further left may widen the group meanwhile."""
-        nodes = list(self._nodes.values())
-        paused = len(nodes)
-        while self._group is not None and self._group[0] < paused:
-            paused -= 1
-            node = nodes[paused]
+        """From last to first."""
+        for node in reversed(self._members()):
             await self._retire(node, Want.DRAIN if node.spec.restart == "temporary" else Want.PAUSE)
 
     async def _sit_out(self, delay: float) -> None:
@@ -385,6 +399,8 @@ class Supervisor(Life):
         error, node.start_error = node.start_error, None
         if error is not None:
             raise StartFailed(node.path, one_line(error)) from error
+        if not node.got_ready:
+            raise StartFailed(node.path, "it was stopped while it was starting")
         return node
 
     async def stop_child(self, child: Node) -> None:

@@ -17,8 +17,7 @@ from .config import Config
 from .errors import OutputFailed
 from .sink import Sink
 
-# An output that takes nothing is looked at again after so many seconds; a stop or a kill waits as long at
-# most.
+# An output that takes nothing is looked at again after so many seconds; a kill waits as long at most.
 PATIENCE = 0.2
 RETRY = Backoff(first=0.1, cap=5.0, free=0)
 
@@ -46,14 +45,9 @@ class ClogActor(Actor):
 
     async def _write(self, sink: Sink) -> None:
         failures = 0
-        try:
-            while True:
-                await sink.outlet.wait_for_lines()
-                failures = await self._push(sink, failures)
-        finally:
-            # The last chance when the whole tree is being cancelled, and harmless otherwise: nobody else
-            # writes.
-            sink.outlet.push_ready()
+        while True:
+            await sink.outlet.wait_for_lines()
+            failures = await self._push(sink, failures)
 
     async def _push(self, sink: Sink, failures: int) -> int:
         """Push one batch. Returns how many pushes in a row have failed."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 import creche
 from creche.components import clog
 from tests.components.clog.support import log_to
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_defaults_of_development_are_for_people() -> None:
@@ -84,3 +92,58 @@ async def test_the_defaults_follow_the_environment(capfd: pytest.CaptureFixture[
         clog.debug("no")
         clog.info("yes")
     assert capfd.readouterr().out.startswith('{"time":')
+
+
+@pytest.mark.parametrize("package", ["eliot", "orjson"])
+async def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """The start fails and says what to install."""
+    monkeypatch.setitem(sys.modules, package, None)
+    async with creche.open_runtime("svc") as runtime:
+        with pytest.raises(creche.StartFailed, match=r"pip install 'creche\[clog\]'"):
+            await runtime.start(clog.component())
+
+
+def test_importing_clog_imports_no_third_party_logging() -> None:
+    """A service that only logs through the bootstrap needs neither eliot nor orjson."""
+    program = (
+        "import sys; from creche.components import clog; clog.info('x'); print({'eliot', 'orjson'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    """At whichever checkpoint it is cancelled: no service, no hook, and a start after it works."""
+    spec = clog.component(clog.Config(output=str(tmp_path / "log")))
+    async with creche.open_runtime("svc") as runtime:
+        for checkpoints in range(8):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(runtime.start, spec)
+                    for _ in range(checkpoints):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            for child in runtime.root.children():
+                await runtime.stop(child)  # it was ready before the cancel
+            assert runtime.services == {}
+            assert not runtime.events.on
+        handle = await runtime.start(spec)
+        clog.info("line")
+        await handle.flush()
+    assert '"msg":"line"' in (tmp_path / "log").read_text()
+
+
+def test_the_page_of_the_component_runs() -> None:
+    """The example of docs/components/clog.md prints the line that stands below it."""
+    page = (ROOT / "docs" / "components" / "clog.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    first, second = map(json.loads, run.stdout.splitlines())
+    assert {**first, "time": None} == {**json.loads(shown), "time": None}
+    assert list(first) == list(json.loads(shown))
+    assert (second["msg"], second["error_type"]) == ("order failed", "TimeoutError")
+    assert run.stderr == ""

@@ -1,0 +1,168 @@
+"""The mailbox, against a model."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, cast
+
+import trio
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from creche.runtime.actor import MessageSpec
+from creche.runtime.envelope import Cast, Request, WaitingCast
+from creche.runtime.intake import Intake
+from creche.runtime.mailbox import Mailbox
+
+SPEC = MessageSpec("message", cancel_when_gone=False, raises=())
+
+
+class StubCell:
+    """What an envelope needs of its cell."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.mailbox = mailbox
+        self.discarded = 0
+
+    def bury(self, was: int) -> None:
+        self.mailbox.bury(was)
+
+
+def never() -> NoReturn:
+    raise AssertionError("no task waits here")
+
+
+class MailboxAgainstModel(RuleBasedStateMachine):
+    """Senders, one taker and revocations in any order. The model: two lists of names, and the set of those that wait."""
+
+    @initialize(capacity=st.integers(1, 5) | st.just(70))
+    def make(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.mailbox = Mailbox(capacity)
+        self.cell = cast("Intake", StubCell(self.mailbox))
+        self.waiting: dict[str, Request | WaitingCast] = {}  # that may still be revoked, by name
+        self.queue: list[str] = []
+        self.spill: list[str] = []
+        self.numbers = iter(range(10**9))
+
+    def name(self) -> str:
+        return f"m{next(self.numbers)}"
+
+    def request(self, name: str) -> Request:
+        return Request(self.cell, SPEC, (name,), {}, {}, cast("trio.lowlevel.Task", None))
+
+    def cast_of(self, name: str) -> Cast:
+        return (SPEC, (name,), {}, {}, float("inf"))
+
+    def room(self) -> bool:
+        return len(self.queue) < self.capacity and not self.spill
+
+    def move_up(self) -> None:
+        while self.spill and len(self.queue) < self.capacity:
+            name = self.spill.pop(0)
+            self.queue.append(name)
+            if isinstance(self.waiting[name], WaitingCast):
+                del self.waiting[name]  # accepted: its sender has gone on
+
+    @rule()
+    def call(self) -> None:
+        name = self.name()
+        request = self.request(name)
+        assert self.mailbox.full() is not self.room()
+        if self.room():
+            assert self.mailbox.put(request)
+            self.queue.append(name)
+        else:
+            assert not self.mailbox.put(request)
+            self.mailbox.put_waiting(request)
+            self.spill.append(name)
+        self.waiting[name] = request
+
+    @rule()
+    def cast_nowait(self) -> None:
+        name = self.name()
+        assert self.mailbox.put(self.cast_of(name)) is self.room()
+        if self.room():
+            self.queue.append(name)
+
+    @precondition(lambda self: not self.room())
+    @rule()
+    def cast_and_wait(self) -> None:
+        name = self.name()
+        waiting = WaitingCast(self.cell, self.cast_of(name))
+        self.mailbox.put_waiting(waiting)
+        self.spill.append(name)
+        self.waiting[name] = waiting
+
+    @rule()
+    def take(self) -> None:
+        item = self.mailbox.take()
+        if not self.queue:
+            assert item is None
+            return
+        name = self.queue.pop(0)
+        self.waiting.pop(name, None)
+        assert item is not None
+        assert named(item) == name
+        if isinstance(item, Request):
+            item.state = 2  # RUNNING
+        self.move_up()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def revoke(self, data: st.DataObject) -> None:
+        self.gone(data.draw(st.sampled_from(sorted(self.waiting))))
+
+    @precondition(lambda self: len(self.waiting) > 3)
+    @rule()
+    def revoke_most(self) -> None:
+        for name in list(self.waiting)[1:]:
+            if name in self.waiting:
+                self.gone(name)
+
+    def gone(self, name: str) -> None:
+        assert self.waiting.pop(name).abort(never) is trio.lowlevel.Abort.SUCCEEDED
+        for lane in (self.queue, self.spill):
+            if name in lane:
+                lane.remove(name)
+        self.move_up()
+
+    @rule()
+    def take_all(self) -> None:
+        assert [named(item) for item in self.mailbox.take_all()] == self.queue + self.spill
+        self.queue, self.spill, self.waiting = [], [], {}
+
+    @invariant()
+    def counts(self) -> None:
+        if hasattr(self, "mailbox"):
+            assert len(self.mailbox) == len(self.queue) + len(self.spill)
+            assert bool(self.mailbox) is bool(self.queue or self.spill)
+
+    @invariant()
+    def tombstones_are_swept(self) -> None:
+        if hasattr(self, "mailbox"):
+            dead = len(self.mailbox.queue) - len(self.queue)
+            assert dead <= max(len(self.queue), min(32, self.capacity // 2))
+
+
+def named(item: object) -> str:
+    if isinstance(item, WaitingCast):
+        item = item.cast
+    args: tuple[Any, ...] = item.args if isinstance(item, Request) else cast("Cast", item)[1]
+    return str(args[0])
+
+
+TestMailboxAgainstModel = MailboxAgainstModel.TestCase
+TestMailboxAgainstModel.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+def test_a_small_mailbox_does_not_fill_up_with_tombstones() -> None:
+    """A mailbox of capacity 2 still takes a live message after any number of revoked ones."""
+    mailbox = Mailbox(2)
+    cell = cast("Intake", StubCell(mailbox))
+    for _ in range(100):
+        request = Request(cell, SPEC, (), {}, {}, cast("trio.lowlevel.Task", None))
+        assert mailbox.put(request)
+        request.abort(never)
+    assert not mailbox.full()
+    assert len(mailbox.queue) <= 3
