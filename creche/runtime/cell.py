@@ -46,6 +46,7 @@ from .errors import (
     NotDeliveredReason,
     OutcomeUnknown,
     PeerFailed,
+    Unavailable,
 )
 from .handle import Handle
 from .intake import Intake
@@ -293,7 +294,7 @@ class Cell(Intake):
     def _as_answer(self, spec: MessageSpec, error: Exception) -> Exception | None:
         """What a caller gets for an error that is no crash; None for a crash."""
         error = unwrap(error)
-        if isinstance(error, DomainError) or (spec.raises and isinstance(error, spec.raises)):
+        if isinstance(error, (DomainError, Unavailable)) or (spec.raises and isinstance(error, spec.raises)):
             return error
         if isinstance(error, CallFailed):
             answer = PeerFailed(self.path, error.origin if isinstance(error, PeerFailed) else error.path, error)

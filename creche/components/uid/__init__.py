@@ -14,9 +14,11 @@ from ...runtime.spec import Environment, child
 from .actor import UidActor
 from .config import Config
 from .errors import ClockMovedBack, LayoutExhausted, MarkReached, NoWorkerIdFree, WorkerIdLost
-from .handle import Uid, uuid7, wall_clock_ms
-from .snowflake import Layout, Snowflake, parse
+from .snowflake import Layout, Snowflake, SnowflakeStatistics, parse
 from .uuid7 import is_uuid7, uuid7_time
+
+# isort: split
+from .handle import Uid, uuid7, wall_clock_ms  # last, so that `uuid7` is the function and not the module above
 
 __all__ = [
     "ClockMovedBack",
@@ -26,6 +28,7 @@ __all__ = [
     "MarkReached",
     "NoWorkerIdFree",
     "Snowflake",
+    "SnowflakeStatistics",
     "Uid",
     "WorkerIdLost",
     "component",

@@ -30,7 +30,7 @@ from ...runtime.errors import NotStarted, OutcomeUnknown
 from .actor import UidActor
 from .errors import MarkReached, WorkerIdLost
 from .middleware import with_request_id
-from .snowflake import DEFAULT_LAYOUT, Layout, Snowflake, SnowflakeGenerator, Wait, parse
+from .snowflake import DEFAULT_LAYOUT, Layout, Snowflake, SnowflakeGenerator, SnowflakeStatistics, Wait, parse
 from .uuid7 import Rollback, Uuid7Generator, is_uuid7
 
 if TYPE_CHECKING:
@@ -121,6 +121,11 @@ class Uid(ComponentHandle):
     def parse(self, id: int) -> Snowflake:
         """Take an id of this component's layout apart. Raises `ValueError` if it is none."""
         return parse(id, self._layout)
+
+    def statistics(self) -> SnowflakeStatistics | None:
+        """What the clock has done to the Snowflakes of the present incarnation; None between two of them."""
+        generator = self._generator()
+        return None if generator is None else generator.statistics()
 
     async def _some(self, n: int) -> list[int]:
         """From 1 to `n` ids, as soon as there are any."""

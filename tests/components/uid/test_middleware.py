@@ -26,7 +26,9 @@ class Exchange:
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen = baggage().get("request_id")
-        start = {"http": "http.response.start", "websocket": "websocket.accept"}.get(self.kind, "lifespan.startup.complete")
+        start = {"http": "http.response.start", "websocket": "websocket.accept"}.get(
+            self.kind, "lifespan.startup.complete"
+        )
         message = {"type": start, "headers": self.response_headers} if self.response_headers else {"type": start}
         await send(message)
         await send({"type": f"{self.kind}.something"})
