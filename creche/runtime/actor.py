@@ -1,7 +1,8 @@
 """The `Actor` base class and the table of its messages.
 
 An actor is a class; its public `async def` methods are its messages; its state is touched by its own task only. The
-table is made once per class, and everything that is wrong with a class is reported then, before any actor of it starts.
+table is made once per class, and everything that is wrong with a class is reported then, before any actor of it
+starts.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ def message(
     ----------
     on_caller_gone
         What becomes of a *running* handler when its caller is cancelled or out of time. ``"finish"`` (default): the
-        caller leaves at once and the handler goes on, for a client's timeout must not stop an actor between two writes.
-        ``"cancel"``: the handler is cancelled and the caller leaves when it has unwound; for what only reads, waits, or
-        may be repeated. A request still queued is revoked in both cases and never runs.
+        caller leaves at once and the handler goes on, for a client's timeout must not stop an actor between two
+        writes. ``"cancel"``: the handler is cancelled and the caller leaves when it has unwound; for what only reads,
+        waits, or may be repeated. A request still queued is revoked in both cases and never runs.
     raises
-        Exceptions that are answers: they reach the caller and the actor lives. `DomainError` always is one. Every other
-        exception crashes the incarnation.
+        Exceptions that are answers: they reach the caller and the actor lives. `DomainError` and `Unavailable` always
+        are. Every other exception crashes the incarnation.
 
     Raises
     ------
@@ -105,7 +106,8 @@ class Actor:
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
-        """Resources of one incarnation: entered before the first message, left after the last one, also after a crash.
+        """Resources of one incarnation: entered before the first message, left after the last one, also after a
+        crash.
 
         The actor is ready when the context manager has been entered. An error in it is a crash, or a failed start for
         the first incarnation. On a kill the exit runs cancelled; shield what must still be awaited.
