@@ -1,5 +1,7 @@
 """creche: supervised actors for Trio, and the infrastructure a service needs built on them."""
 
+from .components.http import ServerConfig as ServerConfig
+from .components.http import http_server as http_server
 from .runtime.actor import Actor as Actor
 from .runtime.actor import message as message
 from .runtime.backoff import Backoff as Backoff

@@ -106,11 +106,11 @@ class Actor:
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
-        """Resources of one incarnation: entered before the first message, left after the last one, also after a
-        crash.
+        """Resources of one incarnation.
 
-        The actor is ready when the context manager has been entered. An error in it is a crash, or a failed start for
-        the first incarnation. On a kill the exit runs cancelled; shield what must still be awaited.
+        Entered before the first message, left after the last one, also after a crash. The actor is ready when the
+        context manager has been entered. An error in it is a crash, or a failed start for the first incarnation. On a
+        kill the exit runs cancelled; shield what must still be awaited.
         """
         yield
 

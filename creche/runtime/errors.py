@@ -193,8 +193,8 @@ class TreeFailed(CrecheError):
 class Unavailable(CrecheError):
     """A component's backend is down at the moment: weather, not a bug. `retry_after` is in seconds.
 
-    Always a declared error, as `DomainError` is: it reaches the caller and crashes no actor on its way, for weather must
-    not spend anybody's restart budget.
+    Always a declared error, as `DomainError` is: it reaches the caller and crashes no actor on its way, for weather
+    must not spend anybody's restart budget.
     """
 
     def __init__(self, name: str, reason: str, retry_after: float | None = None) -> None:
