@@ -342,7 +342,7 @@ class Cell(Intake):
         self.refusal = refusal
         self._refuse_calls("crash", self.restart_in())
 
-    def _refuse_calls(self, reason: NotDeliveredReason, retry_after: float) -> None:
+    def _refuse_calls(self, reason: NotDeliveredReason, retry_after: float | None) -> None:
         """Answer for everybody who waits. Casts that were accepted stay."""
         for item in self._mailbox.take_all():
             if isinstance(item, tuple):

@@ -142,7 +142,7 @@ class Within(Generic[A_co]):
         if self._seconds == NEVER:
             await self._cell.cast(spec, args, kwargs, expires)
         else:
-            with trio.fail_after(self._seconds):
+            with trio.fail_after(max(0.0, self._seconds)):
                 await self._cell.cast(spec, args, kwargs, expires)
 
     def cast_nowait(

@@ -73,8 +73,10 @@ class Life(Node):
         try:
             while await self._admitted():
                 self._after(await self._incarnation())
-                if self.state is State.DOWN and self._ready_at == NOT_YET:
-                    await checkpoint()  # died before it was ready: never spin in a constructor that fails
+                if self.state is State.DOWN and (self.streak > 1 or self._ready_at == NOT_YET):
+                    await (
+                        checkpoint()
+                    )  # crashes in a row: whatever awaits nothing in between must not starve the others
         except BaseException:
             self._abandon()
             self.want = Want.SUSPEND
@@ -99,6 +101,8 @@ class Life(Node):
         while self.want < Want.SUSPEND and self.state is not State.STOPPED:
             if not self._held and trio.current_time() >= self._restart_at:
                 return True
+            if self.want is Want.PAUSE:
+                self.move(State.WAITING)
             await self._park()
         return False
 
@@ -236,6 +240,7 @@ class Life(Node):
         """See `Node`."""
         return self._task
 
-    def restart_in(self) -> float:
-        """Seconds until the next incarnation may start, as far as is known."""
-        return max(0.0, self._restart_at - trio.current_time())
+    def restart_in(self) -> float | None:
+        """Seconds until the next incarnation may start; None if that is not known."""
+        left = self._restart_at - trio.current_time()
+        return left if left > 0 and not self._held else None

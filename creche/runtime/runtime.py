@@ -238,7 +238,7 @@ def _raise_what_counts(from_body: BaseException | None, from_tree: BaseException
             raise_single(from_tree)
     elif from_tree is None:
         raise from_body
-    elif isinstance(from_body, CallFailed):
+    elif all(isinstance(leaf, CallFailed) for leaf in _leaves(from_body)):
         raise_single(from_tree)
     else:
         raise_single(BaseExceptionGroup("the body and the tree have failed", [from_body, *_leaves(from_tree)]))

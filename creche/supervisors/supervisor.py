@@ -151,7 +151,7 @@ class Supervisor(Life):
         "_failure",
         "_first_starts",
         "_group",
-        "_group_delay",
+        "_group_until",
         "_nodes",
         "_nursery",
         "_pausing",
@@ -165,9 +165,9 @@ class Supervisor(Life):
         self._budget = Budget(rules.intensity)
         self._nursery: trio.Nursery | None = None
         self._failure: Exception | None = None
-        self._serial = 1  # of names made for children whose own name was taken
+        self._serial = 2  # of names made for children whose own name was taken
         self._group: set[str] = set()  # names of the children that are to be restarted together
-        self._group_delay = 0.0
+        self._group_until = 0.0  # the time before which it must not start again
         self._pausing = False
         self._awaited: Node | None = None  # the child whose start this task waits for
         self._first_starts: list[Node] = []
@@ -309,6 +309,7 @@ class Supervisor(Life):
 
     def _fail(self, error: Exception) -> None:
         self._failure = error
+        self._abort_start()
         self.parent.child_gives_up(self, error)
 
     def _give_up(self, child: Node, failure: Exception) -> None:
@@ -328,18 +329,17 @@ class Supervisor(Life):
         nodes = list(self._nodes.values())
         first = FIRST_OF_GROUP[self.rules.strategy](nodes.index(crashed))
         self._group.update(node.name for node in nodes[first:])
-        self._group_delay = max(self._group_delay, delay)
+        self._group_until = max(self._group_until, trio.current_time() + delay)
         self.wake()
 
     async def _restart_group(self) -> None:
         self._pausing = True
-        while not (self._leaving() or self._group_is_at_rest()):  # a crash meanwhile, further left, widens the group
-            await self._pause_group()
-            await self._sit_out(self._group_delay)
+        await self._rest_group()
         self._pausing = False
         members = self._members()
         self._group.clear()
-        self._group_delay = 0.0
+        if self._leaving():
+            return
         if self.runtime.events.on:
             self.emit(events.GroupRestart, tuple(node.name for node in members))
         for node in members:
@@ -354,17 +354,20 @@ class Supervisor(Life):
     def _group_is_at_rest(self) -> bool:
         return all(node.state is State.WAITING for node in self._members())
 
-    async def _pause_group(self) -> None:
-        """From last to first."""
-        for node in reversed(self._members()):
-            await self._retire(node, Want.DRAIN if node.spec.restart == "temporary" else Want.PAUSE)
+    async def _rest_group(self) -> None:
+        """Pause its members from last to first and sit out the delay; again if a crash meanwhile has widened it."""
+        while not self._leaving():
+            for node in reversed(self._members()):
+                await self._retire(node, Want.DRAIN if node.spec.restart == "temporary" else Want.PAUSE)
+            await self._sit_out()
+            if self._group_is_at_rest():
+                return
 
-    async def _sit_out(self, delay: float) -> None:
-        until = trio.current_time() + delay
-        alarm = Timer(self.runtime.deadlines, until, self.wake)
-        while trio.current_time() < until and not self._leaving():
+    async def _sit_out(self) -> None:
+        while trio.current_time() < self._group_until and not self._leaving():
+            alarm = Timer(self.runtime.deadlines, self._group_until, self.wake)
             await self._park()
-        alarm.cancel()
+            alarm.cancel()
 
     async def _reopen(self, node: Node) -> None:
         """Open one start gate and wait until the child is ready or has crashed again."""
@@ -413,7 +416,8 @@ class Supervisor(Life):
             return name
         if spec.child_options.name is not None:
             raise SpecInvalid("name", name, f"{self.path} has a child of that name already")
-        self._serial += 1  # never the same twice: a name that has been free for long may still be in somebody's log
+        while f"{name}-{self._serial}" in self._nodes:
+            self._serial += 1
         return f"{name}-{self._serial}"
 
     # --- control ----------------------------------------------------------------------------------
@@ -421,9 +425,14 @@ class Supervisor(Life):
     def ask_to(self, want: Want) -> None:
         """See `Node`."""
         super().ask_to(want)
-        if self._awaited is not None and self._ending:
+        if self._ending:
+            self._abort_start()
+
+    def _abort_start(self) -> None:
+        """Do not wait for a child that is still starting: it may start for ever."""
+        if self._awaited is not None:
             self._awaited.ask_to(Want.SUSPEND)
-            self._awaited.cancel("its supervisor is being stopped")
+            self._awaited.cancel("its supervisor is ending")
 
     def cancel(self, reason: str) -> None:
         """See `Node`: all children at once."""

@@ -160,7 +160,7 @@ def hang_guard(seconds: float = 10.0) -> Iterator[None]:
 
     def give_up(number: int, _frame: FrameType | None) -> None:
         alarms.append(number)
-        if len(alarms) > 1:
+        if len(alarms) > 1 or not trio.lowlevel.in_trio_run():
             raise TimeoutError(f"hung for {seconds:g} s")
         trio.lowlevel.current_trio_token().run_sync_soon(_cancel_everything)
 

@@ -86,7 +86,8 @@ def test_messages_of_all_bases_count() -> None:
 
 @pytest.mark.parametrize("declared", ["sync", "stream", "hidden", "context", "lifespan"])
 def test_wrong_classes_are_refused_when_they_are_created(declared: str) -> None:
-    """A public sync method, a stream, a name that collides, a lifespan that is none: SpecInvalid names it and the fix."""
+    """A public sync method, a stream, a name that collides, a lifespan that is none: SpecInvalid names it and
+    the fix."""
 
     def sync(self: Actor) -> None: ...
 

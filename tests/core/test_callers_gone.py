@@ -93,7 +93,8 @@ async def test_finish_lets_the_caller_leave_at_once() -> None:
 
 
 async def test_cancel_waits_for_the_handler_to_unwind(autojump_clock: MockClock) -> None:
-    """With on_caller_gone="cancel" the handler is cancelled, and the caller leaves when it has unwound; the actor lives."""
+    """With on_caller_gone="cancel" the handler is cancelled, and the caller leaves when it has unwound; the
+    actor lives."""
     log: list[str] = []
 
     async def body(probe: Probe) -> None:
@@ -146,7 +147,8 @@ async def test_cancel_hits_only_its_message() -> None:
 
 
 async def test_a_swallowed_cancel_returns_its_value() -> None:
-    """A handler that finishes although it was cancelled gives its caller the value: the first transition is the outcome."""
+    """A handler that finishes although it was cancelled gives its caller the value: the first transition is
+    the outcome."""
 
     async def body(probe: Probe) -> str:
         try:
@@ -200,9 +202,7 @@ async def test_a_crash_while_unwinding_is_a_crash() -> None:
         await reply.settled()
         assert repr(errors[0].__cause__) == "Boom('in cleanup')"
         assert await probe.ask.life() == 2
-        assert [event.error for event in seen if isinstance(event, events.Crashed)] == [
-            "Boom: in cleanup"
-        ]
+        assert [event.error for event in seen if isinstance(event, events.Crashed)] == ["Boom: in cleanup"]
 
 
 async def test_unwound_too_late_is_outcome_unknown(autojump_clock: MockClock) -> None:
@@ -323,7 +323,8 @@ async def test_cancelled_while_the_actor_is_down(state: str, autojump_clock: Moc
 
 @pytest.mark.parametrize("message", ["hold", "wait"])
 async def test_cancel_and_deadline_together(message: str, autojump_clock: MockClock) -> None:
-    """When the deadline and the caller's cancel come at one moment there is still one outcome, and the actor goes on."""
+    """When the deadline and the caller's cancel come at one moment there is still one outcome, and the actor
+    goes on."""
     async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
         probe = await runtime.start(creche.child(Probe))
         for _ in range(10):
@@ -337,7 +338,8 @@ async def test_cancel_and_deadline_together(message: str, autojump_clock: MockCl
 
 
 async def test_cancel_first_then_deadline(autojump_clock: MockClock) -> None:
-    """A caller that is cancelled while its handler unwinds from the deadline leaves as cancelled, and the other way round."""
+    """A caller that is cancelled while its handler unwinds from the deadline leaves as cancelled, and the
+    other way round."""
 
     async def slow(probe: Probe) -> None:
         try:

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 import creche
-from creche.runtime.errors import NotStarted
+from creche.runtime.errors import NotStarted, Unavailable
 from creche.runtime.handle import Handle
 from tests.core.support import Boom, Gate, Probe, asking, cell_of, kinds, recorded, settle
 
@@ -88,6 +88,25 @@ async def test_domain_errors_are_answers() -> None:
         assert await probe.ask.life() == 1
 
 
+async def test_unavailable_is_an_answer() -> None:
+    """Unavailable passes through any chain of actors as it is and crashes none of them: weather, not a bug."""
+
+    async def body(probe: Probe) -> None:
+        raise Unavailable("db", "no route", retry_after=3)
+
+    async with creche.open_runtime("t") as runtime:
+        db = await runtime.start(creche.child(Probe).options(name="db"))
+        service = await runtime.start(creche.child(Probe).options(name="service"))
+
+        async def ask_db(probe: Probe) -> object:
+            return await db.ask.run(body)
+
+        with pytest.raises(Unavailable) as caught:
+            await service.ask.run(ask_db)
+        assert caught.value.retry_after == 3
+        assert [await db.ask.life(), await service.ask.life()] == [1, 1]
+
+
 @pytest.mark.parametrize("error", [Boom, TypeError, AttributeError, trio.TooSlowError, StopIteration])
 async def test_undeclared_errors_crash(error: type[Exception]) -> None:
     """Every other exception that leaves a handler crashes the incarnation, a TypeError of its own body included."""
@@ -136,7 +155,7 @@ async def test_unknown_messages_are_attribute_errors() -> None:
     async with creche.open_runtime("t") as runtime:
         probe = await runtime.start(creche.child(Probe))
         with pytest.raises(AttributeError, match="its messages are: add, crash"):
-            probe.ask.nonsense  # type: ignore[attr-defined]  # noqa: B018  # pyright: ignore
+            probe.ask.nonsense  # type: ignore[attr-defined]  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
 
 
 async def test_not_delivered_means_never_handled(autojump_clock: MockClock) -> None:
@@ -320,7 +339,8 @@ async def test_call_cycles_over_a_full_mailbox_are_refused() -> None:
 
 
 async def test_background_work_makes_no_cycles(autojump_clock: MockClock) -> None:
-    """Nobody's handler waits for background work, of `spawn` or of the lifespan's nursery: it may call its own actor."""
+    """Nobody's handler waits for background work, of `spawn` or of the lifespan's nursery: it may call its own
+    actor."""
     answers: list[object] = []
 
     class Busy(Probe):

@@ -54,7 +54,6 @@ async def test_baggage_rides_along() -> None:
 async def test_baggage_ends_with_its_message() -> None:
     """What one message carried, or its handler added, is not seen by the next message."""
 
-
     async def forgetful(probe: Probe) -> None:
         BAGGAGE.set({"forgotten": "me"})
 
@@ -110,7 +109,8 @@ async def test_nothing_else_rides_along() -> None:
 
 
 async def test_place_is_known() -> None:
-    """`actor_path()` and `current_runtime()` tell where code runs, in handlers, background work and the block itself."""
+    """`actor_path()` and `current_runtime()` tell where code runs, in handlers, background work and the block
+    itself."""
     told: list[object] = []
 
     async def tell(probe: Probe) -> None:
@@ -130,7 +130,7 @@ async def test_place_is_known() -> None:
     assert current_runtime() is None
 
 
-# --- background work ------------------------------------------------------------------------------------------------------
+# --- background work ------------------------------------------------------------------------------
 
 
 class Worker(Probe):
@@ -158,7 +158,8 @@ class Worker(Probe):
 
 
 async def test_background_work_ends_with_its_incarnation() -> None:
-    """Background work goes on between messages, is cancelled when the incarnation ends, and has ended before the next."""
+    """Background work goes on between messages, is cancelled when the incarnation ends, and has ended before
+    the next."""
     log: list[str] = []
     async with creche.open_runtime("t") as runtime:
         worker = await runtime.start(creche.child(Worker, log))
@@ -239,7 +240,8 @@ async def test_background_failure_while_stopping_is_a_bad_stop() -> None:
 
 
 async def test_background_work_before_ready() -> None:
-    """Work may be spawned in `__init__` and in the lifespan, before the actor is ready; its failure there fails the start."""
+    """Work may be spawned in `__init__` and in the lifespan, before the actor is ready; its failure there
+    fails the start."""
     log: list[str] = []
 
     class Early(Worker):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -34,7 +34,9 @@ class Ledger:
         self.finished: set[int] = set()
         self.outcomes: dict[int, str] = {}
         self.must_not_run: set[int] = set()  # known not to have run, and not to run later
-        self.order: dict[tuple[int, str], list[int]] = defaultdict(list)  # (sender, path) -> numbers in order of handling
+        self.order: dict[tuple[int, str], list[int]] = defaultdict(
+            list
+        )  # (sender, path) -> numbers in order of handling
 
     def number(self) -> int:
         self.next += 1
@@ -76,9 +78,7 @@ class Worker(creche.Actor):
         return await self._work(number, sender, plan, next_up)
 
     @creche.message(on_caller_gone="cancel", raises=KeyError)
-    async def work_for_caller(
-        self, number: int, sender: int, plan: str, next_up: creche.Handle[Worker] | None
-    ) -> int:
+    async def work_for_caller(self, number: int, sender: int, plan: str, next_up: creche.Handle[Worker] | None) -> int:
         return await self._work(number, sender, plan, next_up)
 
     async def _work(self, number: int, sender: int, plan: str, next_up: creche.Handle[Worker] | None) -> int:
@@ -144,7 +144,7 @@ async def caller(me: int, dice: random.Random, handles: list[creche.Handle[Worke
 async def send(
     how: str,
     handle: creche.Handle[Worker],
-    method: object,
+    method: Callable[..., Awaitable[int]],
     message: tuple[int, int, str, creche.Handle[Worker] | None],
     dice: random.Random,
     ledger: Ledger,
@@ -153,13 +153,13 @@ async def send(
     try:
         if how in ("call", "within"):
             limited = handle.within(dice.choice((0, 0.5, 5))) if how == "within" else handle
-            value: object = await limited.call(method, *message)  # type: ignore[arg-type]  # pyright: ignore
+            value = await limited.call(method, *message)
             assert value == number, f"{value!r} came back for {message}"
             ledger.settle(number, "value", ran=True)
         elif how == "cast":
-            await handle.cast(method, *message)  # type: ignore[arg-type]  # pyright: ignore
+            await handle.cast(method, *message)
         else:
-            handle.cast_nowait(method, *message)  # type: ignore[arg-type]  # pyright: ignore
+            handle.cast_nowait(method, *message)
     except KeyError:
         ledger.settle(number, "answer", ran=True)
     except creche.DeadlineExceeded as error:
@@ -222,5 +222,6 @@ async def scenario(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(80))
 def test_fuzz(seed: int) -> None:
-    """Each call has one outcome, nothing runs twice, nothing revoked runs, senders' order holds, nothing is left behind."""
+    """Each call has one outcome, nothing runs twice, nothing revoked runs, senders' order holds, nothing is
+    left behind."""
     trio.run(scenario, seed, clock=MockClock(autojump_threshold=0))

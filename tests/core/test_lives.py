@@ -11,12 +11,12 @@ import trio
 from trio.testing import MockClock
 
 import creche
-from creche.runtime.spec import Restart
 from creche.runtime import events
 from creche.runtime.errors import IncarnationEnded
 from creche.runtime.node import State
+from creche.runtime.spec import Restart
 from creche.supervisors.supervisor import supervisor
-from tests.core.support import Boom, Gate, Probe, asking, cell_of, kinds, recorded, settle
+from tests.core.support import Boom, Gate, Probe, Reply, asking, cell_of, kinds, reach, recorded, settle
 
 
 class Held(Probe):
@@ -96,7 +96,8 @@ async def test_mail_survives_a_crash_in_order() -> None:
 
 
 async def test_message_in_hand_dies_with_its_incarnation() -> None:
-    """The caller whose message was being handled gets OutcomeUnknown; the crash is its cause; the message is not retried."""
+    """The caller whose message was being handled gets OutcomeUnknown; the crash is its cause; the message is
+    not retried."""
     log: list[str] = []
 
     async def body(probe: Probe) -> None:
@@ -327,20 +328,22 @@ async def test_groups_of_several_errors_crash() -> None:
 @pytest.mark.parametrize("cls", [Probe, Held])
 @pytest.mark.parametrize("when", ["idle, never asked", "idle", "in hand", "cancel in hand"])
 async def test_kill_is_a_crash(cls: type[Probe], when: str) -> None:
-    """`runtime.kill` ends the incarnation at once with Killed(reason), whatever it is doing; the successor takes over."""
+    """`runtime.kill` ends the incarnation at once with Killed(reason), whatever it is doing; the successor
+    takes over."""
     async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
         seen = recorded(runtime)
         probe = await runtime.start(creche.child(cls))
         if when == "idle":
             await probe.ask.add()
         gate = Gate()
+        reply = None
         if when.endswith("in hand"):
             reply = asking(nursery, probe.ask.wait if "cancel" in when else probe.ask.hold, gate)
             await gate.entered.wait()
         assert runtime.kill(probe, "for a test")
         assert await probe.ask.life() == 2
         assert kinds(seen, probe.path).count("Crashed") == 1
-        if when.endswith("in hand"):
+        if reply is not None:
             assert await reply.settled() == "OutcomeUnknown"
             assert isinstance(reply.error, creche.OutcomeUnknown)
             cause = reply.error.__cause__
@@ -399,7 +402,8 @@ async def test_kill_takes_a_path() -> None:
 
 
 async def test_ended_without_a_reason_is_a_crash() -> None:
-    """A lifespan that swallows what ends it, unasked, is a crash IncarnationEnded; an error that it swallows still counts."""
+    """A lifespan that swallows what ends it, unasked, is a crash IncarnationEnded; an error that it swallows
+    still counts."""
 
     class Swallowing(Probe):
         @asynccontextmanager
@@ -427,7 +431,8 @@ async def test_ended_without_a_reason_is_a_crash() -> None:
 
 @pytest.mark.parametrize("restart", ["permanent", "transient", "temporary"])
 async def test_exit_ends_after_the_message_in_hand(restart: Restart) -> None:
-    """`context.exit()` ends the incarnation when the message in hand is done: a permanent actor starts anew, others are done."""
+    """`context.exit()` ends the incarnation when the message in hand is done: a permanent actor starts anew,
+    others are done."""
 
     async def leave(probe: Probe) -> str:
         probe.context.exit()
@@ -492,10 +497,9 @@ async def test_error_while_stopping_is_a_bad_stop() -> None:
 
 @pytest.mark.parametrize("where", ["call", "cast", "background"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
-async def test_only_exceptions_restart(
-    error: type[BaseException], where: str, autojump_clock: MockClock
-) -> None:
-    """KeyboardInterrupt and SystemExit end the whole tree at once and leave the block as themselves; nobody restarts."""
+async def test_only_exceptions_restart(error: type[BaseException], where: str, autojump_clock: MockClock) -> None:
+    """KeyboardInterrupt and SystemExit end the whole tree at once and leave the block as themselves; nobody
+    restarts."""
 
     async def leave(probe: Probe) -> None:
         raise error
@@ -509,17 +513,18 @@ async def test_only_exceptions_restart(
     began = trio.current_time()
     starts: list[events.Event] = []
     closed: list[str] = []
+    replies: list[Reply] = []
+    lease = Flag([], "lease")
     async with trio.open_nursery() as outside:
         with pytest.raises(error):
             async with creche.open_runtime("t") as runtime:
                 probe = await runtime.start(creche.child(Probe))
                 other = await runtime.start(creche.child(Probe).options(name="other"))
                 gate = Gate()
-                in_hand = asking(outside, other.ask.hold, gate)
+                replies.append(asking(outside, other.ask.hold, gate))
                 await gate.entered.wait()
-                queued = asking(outside, other.ask.note, "queued")
+                replies.append(asking(outside, other.ask.note, "queued"))
                 cell_of(other).keep("port", lambda: "port", closed.append)
-                lease = Flag([], "lease")
                 cell_of(other).grant(lease)
                 await settle()
                 starts = recorded(runtime)
@@ -530,6 +535,7 @@ async def test_only_exceptions_restart(
                     probe.cast_nowait(Probe.run, body)
                 await trio.sleep_forever()
         assert trio.current_time() - began < 1
+        in_hand, queued = replies
         assert await in_hand.settled() == "OutcomeUnknown"
         assert await queued.settled() in ("ActorStopped", "NotDelivered")
         assert closed == ["port"]
@@ -572,7 +578,8 @@ async def test_an_error_that_cannot_be_told_is_a_crash_like_any_other() -> None:
 
 
 async def test_kept_resources_outlive_incarnations() -> None:
-    """`context.keep` makes a resource once, gives it to every incarnation, and closes all in reverse at the final stop."""
+    """`context.keep` makes a resource once, gives it to every incarnation, and closes all in reverse at the
+    final stop."""
     log: list[str] = []
 
     class Keeping(Probe):
@@ -644,7 +651,7 @@ async def test_a_static_cell_keeps_its_identity_while_its_supervisor_restarts() 
         trio.open_nursery() as nursery,
     ):
         cell = runtime.node_of("root/sub/probe")
-        probe: creche.Handle[Probe] = creche.Handle("probe", cell)  # type: ignore[arg-type]
+        probe = reach(runtime, "root/sub/probe", Probe)
         gate = Gate()
         in_hand = asking(nursery, probe.ask.hold, gate)
         await gate.entered.wait()

@@ -10,13 +10,11 @@ import trio
 from trio.testing import MockClock
 
 import creche
-from creche.runtime.spec import WhileDown
-from creche.runtime.spec import Overflow
-from creche.runtime.errors import SpecInvalid
 from creche.runtime import events
+from creche.runtime.errors import SpecInvalid
 from creche.runtime.events import DeadLetter, Overflowed
 from creche.runtime.node import State
-from creche.runtime.spec import ChildOptions
+from creche.runtime.spec import ChildOptions, Overflow, WhileDown
 from creche.supervisors.supervisor import supervisor
 from tests.core.support import Gate, Probe, asking, cell_of, reach, recorded, settle
 
@@ -241,7 +239,7 @@ async def test_dead_letters_are_told() -> None:
         assert letters(seen) == [("add", "closed")]
 
 
-# --- down ---------------------------------------------------------------------------------------------------------------
+# --- down -----------------------------------------------------------------------------------------
 
 
 async def test_callers_wait_while_down(autojump_clock: MockClock) -> None:
@@ -256,7 +254,8 @@ async def test_callers_wait_while_down(autojump_clock: MockClock) -> None:
 
 
 async def test_down_wait_is_the_limit(autojump_clock: MockClock) -> None:
-    """Callers wait at most `down_wait` for a restart, counted from the crash; then NotDelivered("crash", retry_after)."""
+    """Callers wait at most `down_wait` for a restart, counted from the crash; then NotDelivered("crash",
+    retry_after)."""
     async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
         probe = await runtime.start(creche.child(Probe).options(backoff=DOWN_FOR_LONG, down_wait=2))
         runtime.kill(probe, "down")
@@ -338,10 +337,30 @@ async def test_down_wait_covers_a_slow_start(autojump_clock: MockClock) -> None:
         assert await slow.ask.life() == 2
 
 
+async def test_retry_after_is_none_when_nothing_is_known(autojump_clock: MockClock) -> None:
+    """`retry_after` is the time until the restart, or None: never 0 for an actor that is starting or waits for
+    others."""
+
+    class Slow(Probe):
+        @asynccontextmanager
+        async def lifespan(self) -> AsyncIterator[None]:
+            if self.context.incarnation > 1:
+                await trio.sleep(60)
+            yield
+
+    async with creche.open_runtime("t") as runtime:
+        slow = await runtime.start(creche.child(Slow).options(down_wait=1))
+        runtime.kill(slow, "down")
+        await settle()
+        for _ in range(2):
+            with pytest.raises(creche.NotDelivered) as caught:
+                await slow.ask.life()
+            assert caught.value.retry_after is None
+        assert trio.current_time() == 1
+
+
 @pytest.mark.parametrize("while_down", ["wait", "reject"])
-async def test_down_wait_covers_the_siblings_of_a_group(
-    while_down: WhileDown, autojump_clock: MockClock
-) -> None:
+async def test_down_wait_covers_the_siblings_of_a_group(while_down: WhileDown, autojump_clock: MockClock) -> None:
     """Who calls a healthy sibling that waits for its group meets the same rules as who calls the crashed child."""
     children = [
         creche.child(Probe).options(name=name, backoff=DOWN_FOR_LONG, down_wait=2, while_down=while_down)

@@ -15,7 +15,7 @@ from creche.runtime.errors import InternalError
 from creche.runtime.life import Life
 from creche.runtime.node import AT_REST, TRANSITIONS, Node, State, one_line, stack_of, unwrap
 from creche.supervisors.budget import Budget, Intensity
-from creche.supervisors.strategies import FIRST_OF_GROUP, STRATEGIES
+from creche.supervisors.strategies import FIRST_OF_GROUP
 from tests.core.support import Probe, cell_of, settle
 
 
@@ -60,7 +60,8 @@ def test_backoff_takes_its_randomness_from_the_caller() -> None:
 
 
 def test_budget_as_a_table() -> None:
-    """One more than `restarts` charges within the window is one too many; what is older than the window does not count."""
+    """One more than `restarts` charges within the window is one too many; what is older than the window does
+    not count."""
     budget = Budget(Intensity(restarts=2, window=10))
     assert [budget.charge(now) for now in (0, 1, 9, 12, 23, 24, 25)] == [
         True, True, False, True, True, True, False,
@@ -88,7 +89,8 @@ def test_strategies_as_a_table() -> None:
 
 
 def test_every_state_has_its_row() -> None:
-    """The table of transitions is complete: every state is in it, can be reached, and can reach the end; only STOPPED is final."""
+    """The table of transitions is complete: every state is in it, can be reached, and can reach the end; only
+    STOPPED is final."""
     assert set(TRANSITIONS) == set(State)
     assert [state for state, following in TRANSITIONS.items() if not following] == [State.STOPPED]
     assert all(State.STOPPED in following for state, following in TRANSITIONS.items() if following)

@@ -10,11 +10,10 @@ import trio
 from trio.testing import MockClock
 
 import creche
-from creche.runtime.errors import SpecInvalid
 from creche.runtime import events
-from creche.runtime.errors import IntensityExceeded
+from creche.runtime.errors import IntensityExceeded, SpecInvalid
 from creche.supervisors.supervisor import supervisor
-from tests.core.support import Boom, Gate, Probe, asking, cell_of, recorded, settle
+from tests.core.support import Boom, Gate, Probe, asking, cell_of, reach, recorded, settle
 
 
 class Leaving(Probe):
@@ -46,8 +45,10 @@ class Hanging(Probe):
 
 @pytest.mark.parametrize("how", ["normally", "error", "cancelled"])
 async def test_the_block_stops_the_tree_in_order(how: str, autojump_clock: MockClock) -> None:
-    """However the block is left, the tree stops in reverse order first, each with its time, and nothing is left running."""
+    """However the block is left, the tree stops in reverse order first, each with its time, and nothing is
+    left running."""
     log: list[str] = []
+    runtime = None
     with trio.CancelScope() as scope:
         try:
             async with creche.open_runtime("t") as runtime:
@@ -63,11 +64,13 @@ async def test_the_block_stops_the_tree_in_order(how: str, autojump_clock: MockC
     assert log == ["c", "b", "a", "raised"] if how == "error" else ["c", "b", "a"]
     assert trio.current_time() == 3
     assert scope.cancelled_caught is (how == "cancelled")
+    assert runtime is not None
     assert {node.state for node in runtime.tree()} == {"stopped"}
 
 
 async def test_a_cancelled_body_still_lets_mail_finish(autojump_clock: MockClock) -> None:
-    """When the body is cancelled while the tree is busy, messages in hand and waiting are finished in their drain time."""
+    """When the body is cancelled while the tree is busy, messages in hand and waiting are finished in their
+    drain time."""
     log: list[str] = []
 
     async def body(probe: Probe) -> None:
@@ -94,7 +97,8 @@ async def test_errors_of_the_body_come_out_as_they_are() -> None:
 
 
 async def test_root_giving_up_fails_the_tree(autojump_clock: MockClock) -> None:
-    """When the root gives up, the body is cancelled and TreeFailed leaves the block; `__cause__` leads to the first cause."""
+    """When the root gives up, the body is cancelled and TreeFailed leaves the block; `__cause__` leads to the
+    first cause."""
     with pytest.raises(creche.TreeFailed) as caught:
         async with creche.open_runtime("t", intensity=creche.Intensity(0, 5)) as runtime:
             probe = await runtime.start(creche.child(Probe))
@@ -107,12 +111,16 @@ async def test_root_giving_up_fails_the_tree(autojump_clock: MockClock) -> None:
     assert repr(exceeded.__cause__) == "Boom('the first cause')"
 
 
-async def test_root_giving_up_fails_the_tree_while_the_body_calls() -> None:
+@pytest.mark.parametrize("in_a_nursery", [False, True])
+async def test_root_giving_up_fails_the_tree_while_the_body_calls(in_a_nursery: bool) -> None:
     """The same, each time, when the body itself waits for a call that fails with the tree: TreeFailed comes out."""
     for _ in range(10):
         with pytest.raises(creche.TreeFailed):
             async with creche.open_runtime("t", intensity=creche.Intensity(0, 5)) as runtime:
                 probe = await runtime.start(creche.child(Probe))
+                if in_a_nursery:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(probe.ask.crash)
                 await probe.ask.crash()
 
 
@@ -219,11 +227,18 @@ async def test_start_of_a_taken_name_is_refused() -> None:
             await runtime.start(creche.child(Probe).options(name="a"))
 
 
+async def test_default_names_never_collide() -> None:
+    """A number that is added to a default name gives no name that a child has already."""
+    async with creche.open_runtime("t") as runtime:
+        named = await runtime.start(creche.child(Probe).options(name="probe-2"))
+        handles = [named, *[await runtime.start(creche.child(Probe)) for _ in range(3)]]
+        assert len({handle.path for handle in handles}) == 4
+        assert [runtime.node_of(handle.path) is runtime.node_of(handle) for handle in handles] == [True] * 4
+
+
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("ticks", range(10))
-async def test_a_cancelled_start_leaves_nothing(
-    ticks: int, nested: bool, autojump_clock: MockClock
-) -> None:
+async def test_a_cancelled_start_leaves_nothing(ticks: int, nested: bool, autojump_clock: MockClock) -> None:
     """`runtime.start` can be cancelled at each of its checkpoints; what had started is stopped again."""
     async with creche.open_runtime("t") as runtime:
         child = creche.child(Hanging)
@@ -310,7 +325,8 @@ async def test_stop_closes_then_drains(autojump_clock: MockClock) -> None:
 
 
 async def test_drain_deadline_then_cancel(autojump_clock: MockClock) -> None:
-    """What is not done after `drain` seconds is cancelled: in hand is OutcomeUnknown, waiting is NotDelivered("closed")."""
+    """What is not done after `drain` seconds is cancelled: in hand is OutcomeUnknown, waiting is
+    NotDelivered("closed")."""
     async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
         seen = recorded(runtime)
         probe = await runtime.start(creche.child(Probe).options(drain=3))
@@ -327,7 +343,8 @@ async def test_drain_deadline_then_cancel(autojump_clock: MockClock) -> None:
 
 
 async def test_unstopped_are_named(autojump_clock: MockClock) -> None:
-    """Who does not end `drain` + `shutdown` seconds after he was asked is reported with path and stack, and waited for."""
+    """Who does not end `drain` + `shutdown` seconds after he was asked is reported with path and stack, and
+    waited for."""
 
     async def stubborn(probe: Probe) -> None:
         with trio.CancelScope(shield=True):
@@ -423,7 +440,7 @@ async def test_tree_is_a_picture(autojump_clock: MockClock) -> None:
         runtime.kill("root/probe", "for the picture")
         await settle()
         gate = Gate()
-        probe: creche.Handle[Probe] = creche.Handle("probe", runtime.node_of("root/probe"))  # type: ignore[arg-type]
+        probe = reach(runtime, "root/probe", Probe)
         asking(nursery, probe.ask.hold, gate)
         await gate.entered.wait()
         probe.cast_nowait(Probe.add)

@@ -68,9 +68,9 @@ def test_wrong_policies_are_refused(wrong: Any, field: str) -> None:
 def test_only_actors_are_children() -> None:
     """`child` takes a subclass of Actor and arguments that its constructor takes."""
     with pytest.raises(SpecInvalid, match="subclass"):
-        creche.child(dict)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+        creche.child(dict)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportCallIssue]
     with pytest.raises(SpecInvalid, match="Probe"):
-        creche.child(Probe, 1, 2, 3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        creche.child(Probe, [], 2, 3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def test_options_make_a_new_spec() -> None:

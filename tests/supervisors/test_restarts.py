@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 import creche
-from creche.runtime.spec import Restart
 from creche.runtime.events import Crashed, Escalated, GroupRestart, Restarting
 from creche.runtime.node import State
+from creche.runtime.spec import Restart, Spec
 from creche.supervisors.strategies import Strategy
 from creche.supervisors.supervisor import SupervisorSpec, supervisor
 from tests.core.support import Boom, Gate, Probe, asking, kinds, reach, recorded, settle
@@ -88,6 +89,58 @@ async def test_a_group_restart_waits_for_readiness(autojump_clock: MockClock) ->
         runtime.kill("root/a", "now")
         await trio.sleep(10)
         assert log == ["-a1", "-c1", "-b1", "+a2", "=a2", "+b2", "=b2", "+c2", "=c2"]
+
+
+@pytest.mark.parametrize("victim", ["a", "b", "c"])
+async def test_a_group_restart_waits_out_the_backoff(victim: str, autojump_clock: MockClock) -> None:
+    """A group starts again when the crashed child's backoff has passed, the last child of all no earlier than
+    others."""
+    log: list[str] = []
+    root = group(log, "a", "b", "c", strategy="rest_for_one", backoff=5)
+    async with creche.open_runtime("t", root=root) as runtime:
+        runtime.kill(f"root/{victim}", "now")
+        await settle()
+        await runtime.node_of(f"root/{victim}").wait_for(State.RUNNING)
+        assert trio.current_time() == 5
+
+
+async def test_a_group_restart_is_told_when_it_happens(autojump_clock: MockClock) -> None:
+    """GroupRestart is an event of a restart, not of a stop that comes in between."""
+    log: list[str] = []
+    root = group(log, "a", "b", strategy="rest_for_one", backoff=5)
+    async with creche.open_runtime("t", root=root) as runtime:
+        seen = recorded(runtime)
+        runtime.kill("root/a", "now")
+        await settle()
+    assert not [event for event in seen if isinstance(event, GroupRestart)]
+
+
+@pytest.mark.parametrize("ticks", range(5))
+async def test_a_start_in_the_middle_of_a_group_restart(ticks: int, autojump_clock: MockClock) -> None:
+    """A child may be started at any moment of a group restart: it comes up, and so does the group."""
+    for _ in range(12):
+        root = supervisor("root", creche.child(Probe).options(name="a"), strategy="rest_for_one")
+        async with creche.open_runtime("t", root=root) as runtime:
+            runtime.kill("root/a", "now")
+            for _ in range(ticks):
+                await trio.lowlevel.checkpoint()
+            made = await runtime.start(creche.child(Probe))
+            assert await made.ask.life() in (1, 2)
+            assert await reach(runtime, "root/a", Probe).ask.life() == 2
+    assert trio.current_time() == 0
+
+
+async def test_a_group_drops_its_temporary_children() -> None:
+    """A temporary member ends for good with its group; the others come back."""
+    children = [
+        creche.child(Probe).options(name="a"),
+        creche.child(Probe).options(name="b", restart="temporary"),
+        creche.child(Probe).options(name="c"),
+    ]
+    async with creche.open_runtime("t", root=supervisor("root", *children, strategy="rest_for_one")) as runtime:
+        runtime.kill("root/a", "now")
+        await settle()
+        assert states(runtime) == "running stopped running"
 
 
 async def test_a_group_keeps_its_mail(autojump_clock: MockClock) -> None:
@@ -252,7 +305,10 @@ async def test_restart_types(restart: Restart, how: str, lives: bool) -> None:
 
     async with creche.open_runtime("t") as runtime:
         probe = await runtime.start(creche.child(Probe).options(restart=restart))
-        probe.cast_nowait(*((Probe.crash,) if how == "crash" else (Probe.run, leave)))  # type: ignore[arg-type]  # pyright: ignore
+        if how == "crash":
+            probe.cast_nowait(Probe.crash)
+        else:
+            probe.cast_nowait(Probe.run, leave)
         await settle()
         assert (runtime.tree().children != ()) is lives
 
@@ -283,7 +339,8 @@ async def test_intensity_is_the_limit(autojump_clock: MockClock) -> None:
 
 
 async def test_escalation_restarts_the_subtree(autojump_clock: MockClock) -> None:
-    """A nested supervisor that gives up is restarted by its parent with all its children; their mail and handles stay."""
+    """A nested supervisor that gives up is restarted by its parent with all its children; their mail and
+    handles stay."""
     log: list[str] = []
     children = [creche.child(Named, log, name).options(name=name) for name in ("a", "b")]
     root = supervisor("root", supervisor("sub", *children, intensity=creche.Intensity(0, 5)))
@@ -305,7 +362,8 @@ async def test_escalation_restarts_the_subtree(autojump_clock: MockClock) -> Non
         assert [event.path for event in seen if isinstance(event, Escalated)] == ["root/sub"]
 
 
-async def test_giving_up_while_a_sibling_starts(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("waits_for_the_crashed", [False, True])
+async def test_giving_up_while_a_sibling_starts(waits_for_the_crashed: bool, autojump_clock: MockClock) -> None:
     """A supervisor that gives up ends a start that is under way, which may wait for the very child that crashed."""
 
     class Needy(Probe):
@@ -315,11 +373,15 @@ async def test_giving_up_while_a_sibling_starts(autojump_clock: MockClock) -> No
             if self.context.incarnation == 1:
                 with pytest.raises(creche.OutcomeUnknown):
                     await sibling.ask.crash("too often")
-            await sibling.ask.life()
+            if waits_for_the_crashed:
+                await sibling.ask.life()
+            else:
+                await trio.sleep(1000)
             yield
 
     async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
-        children = [creche.child(Probe).options(name="a"), creche.child(Needy).options(name="b", down_wait=100)]
+        crashing = creche.child(Probe).options(name="a", down_wait=1000)
+        children: list[Spec[Any]] = [crashing, creche.child(Needy).options(name="b")]
         spec = supervisor("sub", *children, intensity=creche.Intensity(0, 5))
         reply = asking(nursery, runtime.start, spec)
         with trio.move_on_after(20) as limit:
@@ -327,11 +389,12 @@ async def test_giving_up_while_a_sibling_starts(autojump_clock: MockClock) -> No
         if limit.cancelled_caught:
             runtime.kill("root/sub", "let the test end")
         assert not limit.cancelled_caught
-        assert await reply.settled() in ("StartFailed", "value")
+        assert await reply.settled() == "StartFailed"
 
 
 async def test_a_restarted_supervisor_starts_in_order(autojump_clock: MockClock) -> None:
-    """When a supervisor restarts, its children start from first to last, each ready before the next, as the first time."""
+    """When a supervisor restarts, its children start from first to last, each ready before the next, as the
+    first time."""
     log: list[str] = []
     children = [creche.child(Named, log, name, slow=1).options(name=name) for name in ("a", "b", "c")]
     async with creche.open_runtime("t", root=supervisor("root", supervisor("sub", *children))) as runtime:
@@ -340,6 +403,18 @@ async def test_a_restarted_supervisor_starts_in_order(autojump_clock: MockClock)
         await runtime.node_of("root/sub").wait_for(State.DOWN, State.STARTING)
         await runtime.node_of("root/sub").wait_for(State.RUNNING)
         assert log[-6:] == ["+a2", "=a2", "+b2", "=b2", "+c2", "=c2"]
+
+
+async def test_a_restarted_supervisor_has_a_fresh_budget(autojump_clock: MockClock) -> None:
+    """The restarts that were charged to one incarnation of a supervisor do not count against the next."""
+    sub = supervisor("sub", creche.child(Probe), intensity=creche.Intensity(1, 1000))
+    async with creche.open_runtime("t", root=supervisor("root", sub)) as runtime:
+        seen = recorded(runtime)
+        for victim in ("root/sub/probe", "root/sub", "root/sub/probe"):
+            runtime.kill(victim, "now")
+            await trio.sleep(1)
+        assert not [event for event in seen if isinstance(event, Escalated)]
+        assert states(runtime) == "running running"
 
 
 async def test_a_child_that_cannot_start_fails_its_supervisor(autojump_clock: MockClock) -> None:
@@ -362,9 +437,7 @@ async def test_a_child_that_cannot_start_fails_its_supervisor(autojump_clock: Mo
 
 
 @pytest.mark.parametrize("restart", ["permanent", "transient", "temporary"])
-async def test_a_killed_supervisor_brings_its_children_back(
-    restart: Restart, autojump_clock: MockClock
-) -> None:
+async def test_a_killed_supervisor_brings_its_children_back(restart: Restart, autojump_clock: MockClock) -> None:
     """Killing a supervisor is one crash: of it. Its static children are no crashes, and all start again with it."""
     child = creche.child(Probe).options(restart=restart)
     async with creche.open_runtime("t", root=supervisor("root", supervisor("sub", child))) as runtime:
@@ -386,6 +459,34 @@ async def test_backoff_delays_restarts(autojump_clock: MockClock) -> None:
             await probe.ask.life()
         assert [event.delay for event in seen if isinstance(event, Restarting)] == [0, 1, 2, 4, 5]
         assert trio.current_time() == 12
+
+
+async def test_a_crash_loop_starves_nobody() -> None:
+    """An actor that crashes again and again without awaiting anything, undelayed, still lets everybody else run."""
+    steps: list[int] = []
+
+    class Crashing(Probe):
+        def __init__(self) -> None:
+            super().__init__()
+            if self.context.incarnation <= 300:
+                self.context.handle.cast_nowait(Probe.crash)
+
+    async def heartbeat() -> None:
+        while True:
+            steps.append(1)
+            await trio.lowlevel.checkpoint()
+
+    backoff = creche.Backoff(first=0, free=0)
+    intensity = creche.Intensity(10_000, 1)
+    async with creche.open_runtime("t", intensity=intensity) as runtime, trio.open_nursery() as nursery:
+        nursery.start_soon(heartbeat)
+        await trio.lowlevel.checkpoint()
+        before = len(steps)
+        crashing = await runtime.start(creche.child(Crashing).options(backoff=backoff))
+        while await crashing.ask.life() <= 300:
+            pass
+        assert len(steps) - before >= 100
+        nursery.cancel_scope.cancel()
 
 
 async def test_healthy_time_resets_the_backoff(autojump_clock: MockClock) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 import creche
-from creche.runtime.spec import ActorSpec
 from creche.runtime.errors import NotStarted, SpecInvalid
 from creche.runtime.node import State
+from creche.runtime.spec import ActorSpec, Spec
 from creche.supervisors.supervisor import SupervisorSpec, supervisor
 from tests.core.support import Boom, Gate, Probe, asking, kinds, reach, recorded, settle
 
@@ -41,7 +42,7 @@ class Hanging(Probe):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        await trio.sleep_forever()
+        await trio.Event().wait()
         yield
 
 
@@ -74,9 +75,7 @@ async def test_stop_right_to_left(autojump_clock: MockClock) -> None:
 async def test_a_failed_start_rolls_back(autojump_clock: MockClock) -> None:
     """When a child cannot start, those before it are stopped in reverse and those after it never start."""
     log: list[str] = []
-    children = [
-        creche.child(Named, log, name, fails=name == "c").options(name=name) for name in ("a", "b", "c", "d")
-    ]
+    children = [creche.child(Named, log, name, fails=name == "c").options(name=name) for name in ("a", "b", "c", "d")]
     async with creche.open_runtime("t") as runtime:
         with pytest.raises(creche.StartFailed) as caught:
             await runtime.start(supervisor("sub", *children))
@@ -139,9 +138,10 @@ async def test_a_stopped_static_child_stays_stopped(autojump_clock: MockClock) -
 
 
 async def test_stop_during_the_start_of_a_subtree(autojump_clock: MockClock) -> None:
-    """A supervisor that is still starting can be stopped at once: the start under way is cancelled, the rest rolled back."""
+    """A supervisor that is still starting can be stopped at once: the start under way is cancelled, the rest
+    rolled back."""
     log: list[str] = []
-    children = [creche.child(Named, log, "a").options(name="a"), creche.child(Hanging)]
+    children: list[Spec[Any]] = [creche.child(Named, log, "a").options(name="a"), creche.child(Hanging)]
     async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
         reply = asking(nursery, runtime.start, supervisor("sub", *children))
         await trio.sleep(2)
@@ -187,10 +187,9 @@ async def test_a_child_that_does_not_end_is_named_and_waited_for(autojump_clock:
             await trio.sleep(60)
 
     log: list[str] = []
-    quick = {"drain": 1.0, "shutdown": 1.0}
-    children = [
+    children: list[Spec[Any]] = [
         creche.child(Named, log, "a").options(name="a"),
-        creche.child(Probe).options(name="b", drain=quick["drain"], shutdown=quick["shutdown"]),
+        creche.child(Probe).options(name="b", drain=1, shutdown=1),
     ]
     async with trio.open_nursery() as nursery:
         async with creche.open_runtime("t", root=supervisor("root", *children), stop_within=1000) as runtime:

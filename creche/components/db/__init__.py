@@ -37,6 +37,7 @@ __all__ = [
     "Conflict",
     "Db",
     "MultipleRows",
+    "OutboxRelay",
     "OutboxStalled",
     "Result",
     "RowNotFound",

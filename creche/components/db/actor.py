@@ -25,7 +25,7 @@ import trio
 
 from ...runtime.actor import Actor, message
 from ...runtime.backoff import Backoff
-from ...runtime.errors import CallFailed, Unavailable
+from ...runtime.errors import CallFailed
 from .config import Config
 from .errors import Busy, StatementInvalid, TransactionLost
 from .events import SlowStatement
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
-# Besides `DomainError`s, which always are answers.
-ANSWERS = (StatementInvalid, Unavailable, TransactionLost, StaleTurn)
+# Besides `DomainError` and `Unavailable`, which always are answers.
+ANSWERS = (StatementInvalid, TransactionLost, StaleTurn)
 # Between two tries to get a lock that another process holds: its transactions take milliseconds.
 LOCK_BACKOFF = Backoff(first=0.001, factor=1.5, cap=0.05, jitter=0.2, free=0)
 
@@ -75,7 +75,7 @@ class DbActor(Actor):
             with trio.CancelScope(shield=True):
                 await self._blocking(self._sqlite.close)
 
-    # --- messages -----------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------------
 
     async def ready(self) -> None:
         """Answered as soon as there is an incarnation, and so a lease, again."""
@@ -100,7 +100,7 @@ class DbActor(Actor):
         if epoch == self._lease.epoch and turn == self._open:
             await self._roll_back()
 
-    # --- work ---------------------------------------------------------------------------------------------------
+    # --- work ---------------------------------------------------------------------------------------------------------
 
     async def _check(self, work: Work) -> None:
         if work.epoch != self._lease.epoch:

@@ -88,15 +88,15 @@ class Db(ComponentHandle, Statements):
             value = await fn(tx, *args)
         return value
 
-    def outbox_changed(self) -> trio.Event | None:
-        """An event that is set when messages are committed to the outbox, or the actor ends; None while it is down.
+    async def outbox_changed(self) -> trio.Event:
+        """An event that is set when messages are committed to the outbox, or when the actor ends.
 
-        Get it before looking into the outbox: then nothing falls in between.
+        Get it before looking into the outbox: then nothing falls in between. While the actor is down this waits for the
+        next incarnation, as a call does.
         """
-        lease = self._lease()
-        return None if lease is None else lease.outbox_changed
+        return (await self._present_lease()).outbox_changed
 
-    # --- for the package ------------------------------------------------------------------------------------------
+    # --- for the package ----------------------------------------------------------------------------------------------
 
     @property
     def actor(self) -> Handle[DbActor]:
@@ -106,15 +106,9 @@ class Db(ComponentHandle, Statements):
         return self._actor
 
     async def take_turn(self) -> Turn:
-        """Wait for the connection, across restarts. Raises `NotDelivered` if the actor is down for too long."""
-        while True:
-            lease = self._lease()
-            if lease is None:
-                await self.actor.call(DbActor.ready)
-            else:
-                turn = await lease.take_turn()
-                if turn is not None:
-                    return turn
+        """Wait for the connection. Raises `NotDelivered` if the actor is down for too long."""
+        lease = await self._present_lease()
+        return await lease.take_turn()
 
     async def _run(self, statements: tuple[Statement, ...]) -> list[Result]:
         """See `Statements`. Several are a transaction of their own, in one visit to the thread."""
@@ -129,9 +123,12 @@ class Db(ComponentHandle, Statements):
             finally:
                 turn.end()
 
-    def _lease(self) -> DbLease | None:
-        """The present incarnation's, or None while there is none."""
-        return cast("DbLease | None", self._cell().granted)
+    async def _present_lease(self) -> DbLease:
+        """That of the incarnation that lives, without a checkpoint, or of the next one."""
+        cell = self._cell()
+        while cell.granted is None:
+            await self.actor.call(DbActor.ready)
+        return cast("DbLease", cell.granted)
 
     def _started(self) -> None:
         self._actor = self._handle(DbActor)
@@ -169,7 +166,7 @@ class Transaction(Statements):
         self._unsent.append(row_of(message))
         self._publishes = True
 
-    # --- for `Db.transaction` -------------------------------------------------------------------------------------
+    # --- for `Db.transaction` -----------------------------------------------------------------------------------------
 
     async def commit(self) -> None:
         """Send COMMIT and await its outcome, shielded. Called once, at the end of the block."""
@@ -191,7 +188,7 @@ class Transaction(Statements):
         """What tells that the turn has been taken away."""
         return TransactionLost(self._db.path, self._lost or "crash")
 
-    # --- sending --------------------------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------------------------
 
     async def _run(self, statements: tuple[Statement, ...]) -> list[Result]:
         """See `Statements`."""
@@ -228,7 +225,7 @@ class Transaction(Statements):
         work = Work(lease.epoch, turn.number, statements, tuple(self._unsent), begin, not begin, commit)
         try:
             if commit and not begin:
-                results = await self._call_commit(turn, work)
+                results = await self._call_commit(work)
             else:
                 results = await self._db.actor.call(DbActor.run, work)
         except (trio.Cancelled, DeadlineExceeded):
@@ -242,8 +239,8 @@ class Transaction(Statements):
         self._unsent.clear()
         return results
 
-    async def _call_commit(self, turn: Turn, work: Work) -> list[Result]:
-        turn.unlimit()
+    async def _call_commit(self, work: Work) -> list[Result]:
+        """A turn that is taken away meanwhile changes nothing: the next one's messages come after this one."""
         results: list[Result] = []
         with trio.CancelScope(shield=True):
             results = await self._db.actor.call(DbActor.commit, work)

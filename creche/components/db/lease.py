@@ -10,8 +10,9 @@ the work.
 A turn can be taken from its holder:
 
 * The incarnation ends. The lease is revoked, synchronously, before a successor starts. Its holder loses the turn, and
-  those who wait are woken one by one, see that the lease is void, pass the wake on, and queue up at the successor's
-  lease in the same order. Nobody waits for a dead incarnation.
+  the first in line gets one that is good for nothing: its message is refused as stale by the successor, it ends the
+  turn, which lets the next one follow, and queues up at the successor's lease. So the line moves over in its order,
+  and nobody waits for a dead incarnation. (If all were woken at once, Trio would run them in random order.)
 * A transaction is open for too long. Its holder loses the turn; the next one in line gets it.
 
 A holder that has lost its turn may still have a message under way. The actor refuses it by its epoch, or, within one
@@ -35,7 +36,10 @@ from .errors import LostReason, TransactionNested
 
 
 class StaleTurn(CrecheError):
-    """The message belongs to a turn of a former incarnation and was not handled. Never leaves the handle."""
+    """The message belongs to a turn of a former incarnation and was not handled. Never leaves the handle.
+
+    Whoever gets it ends the turn and goes on to `take_turn` without a checkpoint: the next in line is right behind.
+    """
 
 
 @final
@@ -58,12 +62,6 @@ class Turn:
         self._on_lost = on_lost
         self._timer = Timer(self.lease.deadlines, trio.current_time() + self.lease.timeout, self._expire)
 
-    def unlimit(self) -> None:
-        """From here on nothing takes the turn away but the end of the incarnation."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def begin(self) -> None:
         """BEGIN has been answered.
 
@@ -75,16 +73,21 @@ class Turn:
 
     def lose(self, reason: LostReason) -> None:
         """It has been taken away."""
-        self.unlimit()
+        self._stop_timer()
         self._taken_away = reason
         if self._on_lost is not None and (self._begun or reason == "timeout"):
             self._on_lost(reason)
 
     def end(self, *, roll_back: bool = False) -> None:
         """Give the turn back. Idempotent, and harmless if it has been taken away."""
-        self.unlimit()
+        self._stop_timer()
         self._on_lost = None
         self.lease.give_back(self, roll_back)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _expire(self) -> None:
         self.lose("timeout")
@@ -125,17 +128,11 @@ class DbLease:
         state = "valid" if self._valid else "revoked"
         return f"<DbLease {self.path}#{self.epoch} {state}, {self._semaphore.statistics().tasks_waiting} waiting>"
 
-    async def take_turn(self) -> Turn | None:
-        """Wait for the connection. None: the incarnation has ended meanwhile, ask its successor.
-
-        Raises `TransactionNested` if this very task has it.
-        """
+    async def take_turn(self) -> Turn:
+        """Wait for the connection. Raises `TransactionNested` if this very task has it."""
         if self._holder is not None and self._holder.task is trio.lowlevel.current_task():
             raise TransactionNested(self.path)
         await self._semaphore.acquire()
-        if not self._valid:
-            self._semaphore.release()  # pass the wake on to the next in line
-            return None
         self._turns += 1
         self._holder = Turn(self, self._turns)
         return self._holder

@@ -119,19 +119,19 @@ class OutboxRelay(Actor):
 
     async def _run(self) -> None:
         while True:
-            changed = self._db.outbox_changed()  # before looking, so that no commit falls in between
-            await self._empty()
+            changed = await self._empty()
             with trio.move_on_after(self._poll):
-                await (changed or trio.Event()).wait()
+                await changed.wait()
 
-    async def _empty(self) -> None:
-        """Relay until nothing is left, through all failures."""
+    async def _empty(self) -> trio.Event:
+        """Relay until nothing is left, through all failures. Returns what is set when there is something again."""
         sent = failures = 0
         while True:
             try:
+                changed = await self._db.outbox_changed()  # before looking, so that no commit falls in between
                 rows = await self._next(sent)
                 if not rows:
-                    return
+                    return changed
                 sent, refusal = await self._send(rows, sent)
             except CrecheError as error:
                 refusal = error

@@ -90,7 +90,7 @@ class Sqlite:
         self._raw: sqlite3.Connection | None = None
         self._cancelled: trio.Cancelled | None = None  # what the progress handler has seen
 
-    # --- opening and closing ------------------------------------------------------------------------------------
+    # --- opening and closing ------------------------------------------------------------------------------------------
 
     def open(self, database_id: str) -> None:
         """Open the file and make what is missing in it. A new file becomes the database of that id."""
@@ -146,7 +146,7 @@ class Sqlite:
         assert self._raw is not None
         return self._raw
 
-    # --- work ---------------------------------------------------------------------------------------------------
+    # --- work ---------------------------------------------------------------------------------------------------------
 
     @property
     def in_transaction(self) -> bool:
@@ -212,7 +212,7 @@ class Sqlite:
             pass  # no Trio worker thread: a deterministic runtime runs blocking work inline
         return 0
 
-    # --- errors -------------------------------------------------------------------------------------------------
+    # --- errors -------------------------------------------------------------------------------------------------------
 
     def _raise_translated(self, error: Exception, *, again: bool = False) -> NoReturn:
         """Raise what the caller is to see for an error of the driver, of SQLAlchemy, or of the values it was given.

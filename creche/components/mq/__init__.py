@@ -18,6 +18,7 @@ from .consumer import Consumer as Consumer
 from .consumer import Handler as Handler
 from .consumer import consumer as consumer
 from .delivery import Delivery as Delivery
+from .errors import GroupInvalid as GroupInvalid
 from .errors import OffsetInvalid as OffsetInvalid
 from .errors import PartitionUnknown as PartitionUnknown
 from .errors import TopicExists as TopicExists

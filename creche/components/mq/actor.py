@@ -3,16 +3,17 @@
 Theory of operation
 -------------------
 One SQLite connection per incarnation, used through `run_blocking` under a limiter of one, so that statements of two
-transactions never mix. Records reach it through the `Accumulator` that it lends to its handles; the message `append` is
-for when there is no room, or no log at the moment. One background task, the writer, writes what has accumulated. The
-other messages use the connection in their handlers, between two transactions of the writer.
+transactions never mix. Records reach it through the `Accumulator` that it lends to its handles; the message `append`
+is for when there is no room, or no log at the moment. One background task, the writer, writes what has accumulated.
+The other messages use the connection in their handlers, between two transactions of the writer.
 
-At a graceful stop everything accepted is written first. At a crash or a kill the transaction in hand ends all the same,
-for a thread cannot be abandoned, and its records are acknowledged; those still accumulated are told that they were not
-sent. Then the file is closed.
+At a graceful stop everything accepted is written first. At a crash or a kill the transaction in hand ends all the
+same, for a thread cannot be abandoned, and its records are acknowledged; those still accumulated are told that they
+were not sent. Then the file is closed.
 
 SQLite being unable (locked by another process, disk full, I/O error) is weather: the calls end in `Unavailable`,
-nothing of them is written, and the actor lives. A failing COMMIT is a crash, for nobody knows what it did; so is a
+nothing of them is written, and the actor lives. All sends that have accumulated behind such a transaction end so too,
+for nothing shall overtake what is then sent again. A failing COMMIT is a crash, for nobody knows what it did; so is a
 damaged file.
 """
 
@@ -48,6 +49,10 @@ class Tail:
 
     def __init__(self) -> None:
         self._listeners: list[tuple[frozenset[str], Callable[[], None]]] = []
+
+    def __len__(self) -> int:
+        """Listeners."""
+        return len(self._listeners)
 
     def listen(self, topics: frozenset[str], wake: Callable[[], None]) -> None:
         """Call `wake` after each append to one of the topics, and when the log's incarnation ends."""
@@ -180,7 +185,9 @@ class LogActor(Actor):
         try:
             acks = await self._in_thread(append)
         except Unavailable as error:
-            finish(batch, repeat(partial(Unavailable, error.name, error.reason, error.retry_after)))
+            refusal = partial(Unavailable, error.name, error.reason, error.retry_after)
+            finish(batch, repeat(refusal))
+            self._lease.accumulator.refuse_waiting(refusal)
         except BaseException:
             finish(batch, repeat(partial(OutcomeUnknown, self.context.path) if begun else self._lease.not_sent))
             raise

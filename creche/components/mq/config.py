@@ -11,6 +11,8 @@ from ...runtime.errors import ConfigInvalid
 from ...runtime.spec import Environment
 
 Synchronous = Literal["normal", "full"]
+MOST_PARTITIONS = 10_000
+
 _AtLeastOne = Annotated[int, Meta(ge=1)]
 _Positive = Annotated[float, Meta(gt=0)]
 
@@ -46,7 +48,7 @@ class Config(BaseConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     backend: Literal["sqlite"] = "sqlite"
     path: str = "data/mq.sqlite3"
-    partitions: Annotated[int, Meta(ge=1, le=10_000)] = 3
+    partitions: Annotated[int, Meta(ge=1, le=MOST_PARTITIONS)] = 3
     synchronous: Synchronous = "normal"
     max_batch: _AtLeastOne = 500
     max_buffered: _AtLeastOne = 10_000

@@ -44,7 +44,7 @@ from ...runtime.node import one_line, unwrap
 from ...runtime.spec import ActorSpec, child
 from .errors import OffsetInvalid, PartitionUnknown, Unavailable
 from .events import RecordFailed
-from .handle import Mq, checked_topic
+from .handle import Mq, checked_group, checked_topic
 from .log import TopicPartition
 from .message import OUTBOX_HEADER, TRACE_HEADER, Message, Received
 from .progress import Latch, Progress
@@ -91,14 +91,15 @@ def consumer(
 
     Raises
     ------
-    SpecInvalid, TopicInvalid
+    SpecInvalid, TopicInvalid, GroupInvalid
+        Before anything starts.
     """
     names = (topics,) if isinstance(topics, str) else tuple(topics)
     if not names or concurrency < 1:
         raise SpecInvalid("consumer", (names, concurrency), "at least one topic, and a concurrency of at least 1")
     for topic in names:
         checked_topic(topic)
-    actor = child(Consumer, mq, group, names, handler, concurrency, retry or RetryPolicy())
+    actor = child(Consumer, mq, checked_group(group), names, handler, concurrency, retry or RetryPolicy())
     return actor.options(name=name or "consumer-" + re.sub(r"[^\w.\-]", "-", group))
 
 
@@ -121,7 +122,8 @@ class Consumer(Actor):
         self._stir = Latch()  # the fetcher should look again
         self._undone = Latch()  # something is done and not committed
         self._enough = Latch()  # so much that it should be committed now
-        self._uncommitted = 0
+        self._uncommitted = 0  # records, since the last commit
+        self._committing = trio.Lock()
         self._worker_ended = trio.lowlevel.ParkingLot()
 
     @asynccontextmanager
@@ -136,7 +138,6 @@ class Consumer(Actor):
     async def pause(self) -> None:
         """Begin no further record. Handlers that run go on; records waiting for a retry wait until `resume`."""
         self._paused = True
-        self._interrupt_all()
 
     async def resume(self) -> None:
         """Go on after `pause`. A restart of the actor resumes too."""
@@ -153,7 +154,7 @@ class Consumer(Actor):
         progress = self._partitions.get((topic, partition))
         if progress is None:
             raise PartitionUnknown(topic, partition, tuple(self._partitions))
-        if offset < 0:
+        if not 0 <= offset < 2**63:
             raise OffsetInvalid(offset)
         progress.seek(offset)
         self._stir.set()
@@ -192,17 +193,15 @@ class Consumer(Actor):
                 await self._stir.wait(self._member.config.poll_interval if ready else _FOR_EVER)
 
     def _ready(self) -> list[Progress]:
-        """The partitions to fetch for; none while paused, stopping, or full."""
-        if self._paused or self._draining or self._room() <= 0:
+        """The partitions to fetch for; none while paused or stopping."""
+        if self._paused or self._draining:
             return []
         return [progress for progress in self._partitions.values() if not progress.busy]
 
-    def _room(self) -> int:
-        return self._member.config.max_batch - self._buffered
-
     async def _fetch_for(self, ready: Sequence[Progress]) -> list[Received]:
         positions = {progress.place: progress.done for progress in ready}
-        return await self._until_answered(self._member.fetch, positions, max(1, self._room() // len(ready)))
+        room = self._member.config.max_batch - self._buffered
+        return await self._until_answered(self._member.fetch, positions, max(1, room // len(ready)))
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -248,10 +247,11 @@ class Consumer(Actor):
 
     async def _settle_failure(self, progress: Progress, record: Received, error: Exception) -> bool:
         """Do what the policy says. True: the record is done with. False: it is to be tried again, now."""
+        attempt = progress.failures + 1
         progress.failed(self._retry.counts(error))
         action = self._retry.action(error, progress.failures)
         delay = self._retry.delay(error, progress.tries, self.context.runtime.random) if action == "retry" else 0.0
-        self._tell(record, progress.failures, error, action, delay)
+        self._tell(record, attempt, error, action, delay)
         if action == "retry":
             await progress.back_off(delay)
         elif action == "dead_letter":
@@ -281,25 +281,29 @@ class Consumer(Actor):
             await self._until_answered(self._commit)
 
     async def _commit(self) -> None:
-        self._undone.clear()
-        self._enough.clear()
-        self._uncommitted = 0
-        due = {progress.place: progress.done for progress in self._partitions.values() if progress.is_due()}
-        if not due:
-            return
+        async with self._committing:  # an older commit must not land after a newer one: a seek may have gone back
+            self._undone.clear()
+            self._enough.clear()
+            self._uncommitted = 0
+            due = {progress.place: progress.done for progress in self._partitions.values() if progress.is_due()}
+            if due:
+                await self._commit_these(due)
+
+    async def _commit_these(self, offsets: dict[TopicPartition, int]) -> None:
         try:
-            await self._member.commit(due)
+            await self._member.commit(offsets)
         except BaseException:
             self._undone.set()
             raise
-        for place, offset in due.items():
+        for place, offset in offsets.items():
             self._partitions[place].committed = offset
 
     # --- stop ---------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         self._draining = True
-        self._interrupt_all()
+        for progress in self._partitions.values():
+            progress.interrupt()
         try:
             while any(progress.busy for progress in self._partitions.values()):
                 await self._worker_ended.park()
@@ -313,10 +317,6 @@ class Consumer(Actor):
             await self._commit()
         except (CallFailed, Unavailable):
             pass  # the records will be delivered again
-
-    def _interrupt_all(self) -> None:
-        for progress in self._partitions.values():
-            progress.interrupt()
 
     # --- asking -------------------------------------------------------------------------------------------------------
 

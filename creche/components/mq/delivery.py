@@ -7,12 +7,12 @@ is room, a send is a synchronous append to it and needs no message. One backgrou
 in one transaction and settles it. So the more callers wait while a transaction is under way, the more share the next
 one.
 
-    QUEUED ──taken──▶ WRITING ──▶ SETTLED
-       ├──close: the incarnation ends──▲
-       └──revoke: its only waiter has gone──▶ SETTLED, and it is skipped
+    QUEUED ──taken──▶ WRITING ──acknowledged, or failed──▶ SETTLED
+       ├──one before it failed, or the incarnation ends──────▲
+       └──revoked: its only waiter has gone, it is skipped───▲
 
-Everything that is accepted is settled exactly once: by the writer, or by `close`, after which nothing is accepted. None
-of these methods awaits between testing a state and changing it; all of it runs in one thread.
+Everything that is accepted is settled exactly once, and after `close` nothing is accepted. None of these methods awaits
+between testing a state and changing it; all of it runs in one thread.
 """
 
 from __future__ import annotations
@@ -194,12 +194,16 @@ class Accumulator:
         """Take no more, and fail what has not been taken. Idempotent."""
         if self._refusal is None:
             self._refusal = refusal
+        self.refuse_waiting(self._refusal)
+
+    def refuse_waiting(self, refusal: Refusal) -> None:
+        """Fail what has not been taken, so that nothing overtakes what was taken before it and failed."""
         queue, self._queue = self._queue, deque()
         self._finished += len(queue)
         self._waiting = 0
         for delivery in queue:
             if delivery.state == QUEUED:
-                delivery.settle(self._refusal)
+                delivery.settle(refusal)
         self._changed.unpark_all()
 
     def _skip_revoked(self) -> None:

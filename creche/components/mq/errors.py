@@ -14,6 +14,14 @@ class TopicInvalid(CrecheError, ValueError):
         self.topic = topic
 
 
+class GroupInvalid(CrecheError, ValueError):
+    """The name cannot be a consumer group's. Raised before anything was sent."""
+
+    def __init__(self, group: str) -> None:
+        super().__init__(f"group {group!r}: use printable characters, at least one")
+        self.group = group
+
+
 class TopicExists(CrecheError):
     """The topic exists with another number of partitions. Nothing was changed."""
 
@@ -35,10 +43,10 @@ class PartitionUnknown(CrecheError, LookupError):
 
 
 class OffsetInvalid(CrecheError, ValueError):
-    """No record can have this offset."""
+    """No record can have this offset: it is no number from 0 to 2**63 - 1."""
 
     def __init__(self, offset: int) -> None:
-        super().__init__(f"offset {offset}: use 0 or more")
+        super().__init__(f"offset {offset}: use 0 or more, less than 2**63")
         self.offset = offset
 
 

@@ -13,8 +13,9 @@ from ...runtime.context import baggage
 from ...runtime.errors import CallFailed
 from ...runtime.handle import Handle
 from .actor import LogActor, LogLease
+from .config import MOST_PARTITIONS
 from .delivery import Delivery, OnDelivery
-from .errors import TopicInvalid, Unavailable
+from .errors import GroupInvalid, TopicInvalid, Unavailable
 from .log import TopicPartition
 from .membership import Membership
 from .message import TRACE_HEADER, Ack, Message, NotSent
@@ -37,10 +38,11 @@ class Mq(ComponentHandle):
         """Accept a message for delivery; wait for room where too many are under way already.
 
         An accepted message is in memory: it is delivered when its `Delivery` says so. `on_delivery` is called then,
-        synchronously, with the `Ack` or the error; what it raises goes to `sys.unraisablehook`. Messages are written in
-        the order in which they were accepted. If cancelled, nothing was accepted.
+        synchronously, with the `Ack` or the error; what it raises goes to `sys.unraisablehook`. Messages are written
+        in the order in which they were accepted. If cancelled, nothing was accepted.
 
-        Raises `TopicInvalid`, and TypeError for a value that is not bytes.
+        Raises `TopicInvalid`, TypeError for a value or key that is not bytes or headers that are not text, and
+        UnicodeError for headers that UTF-8 cannot encode.
         """
         (delivery,) = await self._accept([_prepared(message)], on_delivery)
         return delivery
@@ -64,8 +66,10 @@ class Mq(ComponentHandle):
     async def send_batch(self, messages: Sequence[Message]) -> list[Ack | NotSent]:
         """Send many messages and wait for all: one result for each, in order.
 
-        They are written in order, in as few transactions as `Config.max_batch` allows; not all or none. If cancelled,
-        those that are not being written yet are taken back. Raises as `send` does, when none of them was accepted.
+        They are written in order, in as few transactions as `Config.max_batch` allows; not all or none. What comes
+        behind one that could not be written is not written either, so sending the rest again keeps the order. If
+        cancelled, those that are not being written yet are taken back. Raises as `send` does, when none of them was
+        accepted.
         """
         deliveries = await self._accept([_prepared(message) for message in messages], None)
         try:
@@ -85,7 +89,7 @@ class Mq(ComponentHandle):
 
     async def lag(self, group: str) -> dict[TopicPartition, int]:
         """How many records the group has not committed yet, of each partition that a consumer of it has ever read."""
-        return await self._log().call(LogActor.lag, group)
+        return await self._log().call(LogActor.lag, checked_group(group))
 
     def membership(self, group: str, topics: Sequence[str]) -> Membership:
         """What a consumer needs of the log. For `consumer`, not for users."""
@@ -129,10 +133,11 @@ class Topics:
 
         A topic that is not created is created by its first use, with `Config.partitions`.
 
-        Raises `TopicInvalid`, and `TopicExists` if it exists with another number of partitions than was asked for.
+        Raises `TopicInvalid`, ValueError for a number out of range, and `TopicExists` if it exists with another
+        number of partitions than was asked for.
         """
-        if partitions is not None and partitions < 1:
-            raise ValueError(f"partitions = {partitions}: at least 1")
+        if partitions is not None and not 1 <= partitions <= MOST_PARTITIONS:
+            raise ValueError(f"partitions = {partitions}: from 1 to {MOST_PARTITIONS}")
         return await self._log().call(LogActor.create_topic, checked_topic(topic), partitions)
 
     async def list(self) -> dict[str, int]:
@@ -147,19 +152,34 @@ def checked_topic(topic: str) -> str:
     return topic
 
 
+def checked_group(group: str) -> str:
+    """The same name; raises `GroupInvalid` if it cannot be a group's."""
+    if not group or not group.isprintable():
+        raise GroupInvalid(group)
+    return group
+
+
 def _prepared(message: Message) -> Message:
-    """The message as it will be in the log."""
+    """The message as it will be in the log.
+
+    Checked here, for one that SQLite refused would take down the writer and everybody else's records with it; msgspec
+    checks types only when it decodes.
+    """
     checked_topic(message.topic)
-    if not _are_bytes(message.value, b"" if message.key is None else message.key):
+    if not _are(bytes, message.value, b"" if message.key is None else message.key):
         raise TypeError("value and key of a message are bytes: use msgspec.json.encode(...) or 'text'.encode()")
+    if not _are(str, *message.headers, *message.headers.values()):
+        raise TypeError("names and values of headers are text")
+    for name, text in message.headers.items():
+        (name + text).encode()  # raises for lone surrogates
     trace_id = baggage().get("trace_id")
     if trace_id is None or TRACE_HEADER in message.headers:
         return message
     return Message(message.topic, message.value, message.key, {**message.headers, TRACE_HEADER: str(trace_id)})
 
 
-def _are_bytes(*values: object) -> bool:
-    return all(isinstance(value, bytes) for value in values)  # msgspec checks types only when it decodes
+def _are(kind: type, *values: object) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def _result(delivery: Delivery, message: Message) -> Ack | NotSent:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import sqlalchemy as sa
 import trio
@@ -43,12 +43,12 @@ def item(name: str) -> sa.Insert:
     return sa.insert(ITEMS).values(name=name)
 
 
-def config(folder: Path, **values: object) -> component.Config:
-    return component.Config(path=str(folder / "test.db"), **values)  # type: ignore[arg-type]
+def config(folder: Path, **values: Any) -> component.Config:
+    return component.Config(path=str(folder / "test.db"), **values)
 
 
 @asynccontextmanager
-async def running(folder: Path, **values: object) -> AsyncGenerator[tuple[Runtime, component.Db]]:
+async def running(folder: Path, **values: Any) -> AsyncGenerator[tuple[Runtime, component.Db]]:
     """A runtime with a database in it, under a limit that a correct test never reaches."""
     with trio.fail_after(30):
         async with creche.open_runtime("test", intensity=MANY_RESTARTS) as runtime:
@@ -85,7 +85,7 @@ async def begin_and_hold(
 
 
 async def outcome_of(fn: Callable[[], Awaitable[object]]) -> str:
-    """How a transaction ended, as its caller was told: what of it must be stored is ``all``, ``nothing`` or ``either``."""
+    """How a transaction ended, as its caller was told: it must be stored ``all``, ``nothing`` of it, or ``either``."""
     try:
         await fn()
     except (component.TransactionLost, creche.NotDelivered):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,8 +53,9 @@ async def published(db: component.Db, name: str) -> None:
 
 async def stored(db: component.Db, name: str) -> int:
     """How much of an operation is stored."""
-    count = "(SELECT count(*) FROM items WHERE name LIKE :n) + (SELECT count(*) FROM creche_outbox WHERE CAST(value AS TEXT) LIKE :n)"
-    return int(await db.scalar(sa.text(f"SELECT {count}"), {"n": f"{name}%"}))
+    items = await db.scalar(sa.text("SELECT count(*) FROM items WHERE name LIKE :like"), {"like": f"{name}%"})
+    outbox = sa.text("SELECT count(*) FROM creche_outbox WHERE CAST(value AS TEXT) LIKE :like")
+    return int(items + await db.scalar(outbox, {"like": f"{name}%"}))
 
 
 def holds_nothing(db: component.Db, folder: Path) -> bool:
@@ -100,28 +103,63 @@ async def test_cancelled_at_any_step_it_is_all_or_nothing(
     assert returned >= 1
 
 
+class WhileCommitting(trio.abc.Instrument):
+    """Does something once, while the db actor has COMMIT in hand."""
+
+    def __init__(self, db: component.Db, do: Callable[[], object]) -> None:
+        self._cell = cell_of(db)
+        self._do = do
+        self.done = False
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        in_hand = self._cell._current
+        if in_hand is not None and in_hand.spec.name == "commit" and not self.done:
+            self.done = True
+            self._do()
+
+
+@contextmanager
+def while_committing(db: component.Db, do: Callable[[], object]) -> Iterator[None]:
+    instrument = WhileCommitting(db, do)
+    trio.lowlevel.add_instrument(instrument)
+    yield
+    trio.lowlevel.remove_instrument(instrument)
+    assert instrument.done
+
+
 async def test_a_commit_under_way_is_not_interrupted(tmp_path: Path) -> None:
     """A caller cancelled during COMMIT has its commit, leaves its block normally, and is cancelled afterwards."""
     async with running(tmp_path) as (_, db):
         left_normally = False
         with trio.CancelScope() as scope:
-            async with db.transaction() as tx:
-                await tx.execute(item("a"))
-                handled = cell_of(db).handled
-
-                class CancelInCommit(trio.abc.Instrument):
-                    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-                        if cell_of(db)._current is not None and cell_of(db)._current.spec.name == "commit":
-                            scope.cancel()
-
-                trio.lowlevel.add_instrument(instrument := CancelInCommit())
-            trio.lowlevel.remove_instrument(instrument)
+            with while_committing(db, scope.cancel):
+                async with db.transaction() as tx:
+                    await tx.execute(item("a"))
             left_normally = True
-            assert cell_of(db).handled == handled + 1
-            assert scope.cancel_called
             await trio.lowlevel.checkpoint()
         assert left_normally
         assert scope.cancelled_caught
+        assert await names(db) == ["a"]
+
+
+async def test_a_commit_under_way_when_the_actor_is_killed_is_carried_out_and_reported(tmp_path: Path) -> None:
+    """The actor finishes COMMIT before it dies, so that its outcome is known."""
+    async with running(tmp_path) as (runtime, db):
+        with while_committing(db, lambda: runtime.kill(db, "test")):
+            async with db.transaction() as tx:
+                await tx.execute(item("a"))
+        assert await names(db) == ["a"]
+        assert cell_of(db).incarnation == 2
+
+
+async def test_a_commit_under_way_is_not_timed_out(tmp_path: Path) -> None:
+    """From COMMIT on the transaction timeout does not count."""
+    async with running(tmp_path) as (runtime, db):
+        all_is_due = partial(runtime.deadlines.expire_due, float("inf"))
+        with while_committing(db, all_is_due):
+            async with db.transaction() as tx:
+                await tx.execute(item("a"))
+        assert repr(tx).endswith(" committed>")
         assert await names(db) == ["a"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from creche.components import db
@@ -26,10 +28,10 @@ def test_a_database_that_a_crash_would_lose_is_refused(path: str) -> None:
         ({"slow_after": 0}, "$.slow_after"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_before_anything_starts(values: dict[str, object], path: str) -> None:
+def test_a_value_that_cannot_be_is_refused_before_anything_starts(values: dict[str, Any], path: str) -> None:
     """The error leads to the value."""
     with pytest.raises(ConfigInvalid) as caught:
-        db.component(db.Config(**values))  # type: ignore[arg-type]
+        db.component(db.Config(**values))
     assert caught.value.path == path
 
 
@@ -40,7 +42,8 @@ def test_production_does_not_report_a_commit_before_it_is_on_disk() -> None:
 
 
 @pytest.mark.parametrize("values", [{"poll": 0}, {"poll": float("nan")}, {"batch": 0}])
-def test_a_relay_that_would_spin_or_send_nothing_is_refused(values: dict[str, float]) -> None:
+def test_a_relay_that_would_spin_or_send_nothing_is_refused(values: dict[str, Any]) -> None:
     """Refused when the spec is made."""
+    no_log: Any = None
     with pytest.raises(SpecInvalid, match=next(iter(values))):
-        db.relay(db.Db("db"), None, **values)  # type: ignore[arg-type]
+        db.relay(db.Db("db"), no_log, **values)

@@ -17,7 +17,7 @@ from creche.runtime.events import Event
 
 from .support import ENDLESS, ITEMS, METADATA, PARTS, cell_of, config, item, names, raw, running
 
-# --- results -------------------------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 async def test_execute_tells_what_a_statement_did(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ async def test_execute_many_is_all_or_nothing(tmp_path: Path) -> None:
         assert results[1].rows == [("a",)]
 
 
-# --- errors that are answers -----------------------------------------------------------------------------------------------------
+# --- errors that are answers ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,7 @@ async def test_execute_many_is_all_or_nothing(tmp_path: Path) -> None:
         (sa.insert(PARTS).values(item=77), "foreign_key", "FOREIGN KEY"),
     ],
 )
-async def test_a_violated_constraint_is_a_conflict(
-    tmp_path: Path, statement: sa.Insert, kind: str, text: str
-) -> None:
+async def test_a_violated_constraint_is_a_conflict(tmp_path: Path, statement: sa.Insert, kind: str, text: str) -> None:
     """It says which sort of constraint, keeps the database's text for the logs, and harms neither data nor actor."""
     async with running(tmp_path) as (_, db):
         await db.execute(item("taken"))
@@ -157,7 +155,7 @@ async def test_a_conflict_that_leaves_a_handler_is_an_answer_of_that_handler(tmp
         assert runtime.node_of(service).incarnation == 1
 
 
-# --- other processes ---------------------------------------------------------------------------------------------------------------
+# --- other processes --------------------------------------------------------------------------------------------------
 
 
 async def test_a_lock_held_by_another_process_for_too_long_is_reported_as_busy(tmp_path: Path) -> None:
@@ -202,7 +200,7 @@ async def test_the_wait_for_another_process_can_be_cancelled(tmp_path: Path) -> 
             assert await names(db) == []
 
 
-# --- cancels, slow statements ------------------------------------------------------------------------------------------------------
+# --- cancels, slow statements -----------------------------------------------------------------------------------------
 
 
 async def test_a_running_statement_ends_with_its_caller(tmp_path: Path) -> None:
@@ -217,9 +215,8 @@ async def test_a_running_statement_ends_with_its_caller(tmp_path: Path) -> None:
 
 async def test_an_interrupted_write_has_written_nothing(tmp_path: Path) -> None:
     """SQLite undoes the statement that was interrupted, also outside of transactions."""
-    slow = sa.text(
-        "INSERT INTO items (name, size) WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x, 0 FROM c"
-    )
+    numbers = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
+    slow = sa.text(f"INSERT INTO items (name, size) {numbers} SELECT x, 0 FROM c")
     async with running(tmp_path) as (_, db):
         with trio.move_on_after(0.02) as scope:
             await db.execute(slow)
@@ -263,7 +260,7 @@ async def test_a_statement_that_is_fast_enough_is_no_event(tmp_path: Path) -> No
     assert not [event for event in seen if isinstance(event, component.SlowStatement)]
 
 
-# --- starting ------------------------------------------------------------------------------------------------------------------------
+# --- starting ---------------------------------------------------------------------------------------------------------
 
 
 async def test_tables_are_created_once_and_data_survive_a_restart(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ class Stop(Exception):
     """Raised by the bodies of these tests."""
 
 
-# --- all or nothing ----------------------------------------------------------------------------------------------------------------
+# --- all or nothing ---------------------------------------------------------------------------------------------------
 
 
 async def test_a_transaction_is_stored_when_its_block_ends(tmp_path: Path) -> None:
@@ -126,6 +126,8 @@ async def test_a_constraint_that_refuses_commit_is_a_conflict_and_a_rollback(tmp
                 await tx.execute(item("a"))
                 await tx.execute(sa.insert(PARTS).values(item=77))
         assert caught.value.kind == "foreign_key"
+        with raw(tmp_path) as other:
+            other.execute("BEGIN IMMEDIATE")  # rolled back by now, not when the next one comes
         assert await names(db) == []
         assert cell_of(db).incarnation == 1
 
@@ -152,7 +154,18 @@ async def test_a_begin_left_open_by_a_statement_is_cleared_away(tmp_path: Path) 
             assert other.execute("SELECT name FROM items").fetchall() == [("a",)]
 
 
-# --- one at a time ------------------------------------------------------------------------------------------------------------------
+# --- one at a time ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_transaction_that_has_only_read_so_far_cannot_be_overtaken(tmp_path: Path) -> None:
+    """It has the write lock from its first statement, so that its later writes cannot be refused."""
+    async with running(tmp_path) as (_, db):
+        async with db.transaction() as tx:
+            await tx.scalar(sa.text("SELECT count(*) FROM items"))
+            with raw(tmp_path) as other:
+                assert not can_write(other)
+            await tx.execute(item("a"))
+        assert await names(db) == ["a"]
 
 
 async def test_everybody_waits_for_an_open_transaction_in_order_of_arrival(tmp_path: Path) -> None:
@@ -219,14 +232,15 @@ async def test_using_the_database_beside_ones_own_transaction_is_refused(tmp_pat
 
 async def test_a_transaction_serves_one_task_at_a_time(tmp_path: Path) -> None:
     """A second task is refused before anything is sent."""
-    async with running(tmp_path) as (_, db):
-        async with db.transaction() as tx:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(tx.execute, item("a"))
-                await wait_all_tasks_blocked(0)
-                with pytest.raises(trio.BusyResourceError):
-                    await tx.execute(item("b"))
-        assert await names(db) == ["a"]
+    async with running(tmp_path) as (_, db), trio.open_nursery() as nursery:
+        release = await nursery.start(begin_and_hold, db, "first")
+        async with db.transaction() as tx, trio.open_nursery() as inside:
+            inside.start_soon(tx.execute, item("a"))
+            await wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await tx.execute(item("b"))
+            release()
+        assert await names(db) == ["first", "a"]
 
 
 async def test_a_transaction_cannot_be_used_after_its_block(tmp_path: Path) -> None:
@@ -239,7 +253,7 @@ async def test_a_transaction_cannot_be_used_after_its_block(tmp_path: Path) -> N
         assert repr(tx).endswith("committed>")
 
 
-# --- losing it ----------------------------------------------------------------------------------------------------------------------
+# --- losing it --------------------------------------------------------------------------------------------------------
 
 
 async def test_a_forgotten_transaction_is_rolled_back_and_its_body_cancelled(tmp_path: Path) -> None:
@@ -287,12 +301,12 @@ async def test_a_statement_that_outlasts_the_transaction_timeout_is_interrupted(
 
 async def test_waiting_in_line_does_not_count_as_being_open(tmp_path: Path) -> None:
     """The time starts with the turn: a transaction is not lost because others were slow."""
-    async with running(tmp_path, transaction_timeout=0.2) as (_, db), trio.open_nursery() as nursery:
+    async with running(tmp_path, transaction_timeout=0.5) as (_, db), trio.open_nursery() as nursery:
 
         async def slow(name: str) -> None:
             async with db.transaction() as tx:
                 await tx.execute(item(name))
-                with trio.move_on_after(0.08):
+                with trio.move_on_after(0.15):
                     await trio.sleep_forever()
 
         for name in "abcd":
@@ -309,6 +323,8 @@ async def test_a_transaction_of_which_a_statement_was_cancelled_is_lost(tmp_path
                 await tx.execute(item("a"))
                 with trio.move_on_after(0.02):
                     await tx.scalar(ENDLESS)
+                with raw(tmp_path) as other:
+                    other.execute("BEGIN IMMEDIATE")  # rolled back by now, not when the block ends
                 await tx.execute(item("b"))
         assert caught.value.reason == "cancelled"
         assert await names(db) == []

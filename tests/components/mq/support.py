@@ -18,9 +18,13 @@ import trio
 import creche
 from creche.components import mq as m
 from creche.runtime.events import Event
+from creche.runtime.node import State
 
-LIMIT = 30.0  # seconds of real time for a whole test: far above what any of them takes
+LIMIT = 15.0  # seconds of real time for a whole test: far above what any of them takes
 MANY_RESTARTS = creche.Intensity(restarts=1_000_000, window=1.0)
+STEADY = creche.Backoff(first=1.0, factor=2.0, cap=8.0, jitter=0.0, free=0)
+QUICK = creche.Backoff(first=0.0, cap=0.0, jitter=0.0, free=0)
+AT_ONCE = creche.Backoff(first=0.0, cap=0.0, jitter=0.0)
 
 
 @asynccontextmanager
@@ -30,7 +34,7 @@ async def log_at(
     """A runtime with a log in it, that may be killed as often as one likes."""
     with trio.fail_after(LIMIT):
         async with creche.open_runtime("test", intensity=MANY_RESTARTS, seed=1) as runtime:
-            yield runtime, await runtime.start(m.component(m.Config(path=str(path), **config), clock=clock))
+            yield runtime, await _started(runtime, m.Config(path=str(path), **config), clock)
 
 
 @asynccontextmanager
@@ -45,7 +49,11 @@ async def virtual_log_at(
 
     async with creche.open_runtime("test", intensity=MANY_RESTARTS, seed=1) as runtime:
         monkeypatch.setattr(runtime, "run_blocking", run_inline)
-        yield runtime, await runtime.start(m.component(m.Config(path=str(path), **config)))
+        yield runtime, await _started(runtime, m.Config(path=str(path), **config), time.time)
+
+
+async def _started(runtime: creche.Runtime, config: m.Config, clock: Callable[[], float]) -> m.Mq:
+    return await runtime.start(m.component(config, clock=clock).options(backoff=AT_ONCE))
 
 
 @dataclass
@@ -86,6 +94,32 @@ class Seen:
         changed.set()
 
 
+def message(value: int | str, key: bytes | None = b"k", topic: str = "t") -> m.Message:
+    return m.Message(topic, str(value).encode(), key)
+
+
+async def send(mq: m.Mq, *values: int | str, key: bytes | None = b"k", topic: str = "t") -> None:
+    for result in await mq.send_batch([message(value, key, topic) for value in values]):
+        assert isinstance(result, m.Ack)
+
+
+class Boom(Exception):
+    pass
+
+
+class Failing:
+    """Fails for some values so many times each."""
+
+    def __init__(self, times: dict[bytes, int], error: Exception | None = None) -> None:
+        self.left = dict(times)
+        self.error = error or Boom("no good")
+
+    async def __call__(self, record: m.Received) -> None:
+        if self.left.get(record.value, 0):
+            self.left[record.value] -= 1
+            raise self.error
+
+
 class HeldClock:
     """A clock for the log's writer that, while held, keeps it in the midst of a transaction."""
 
@@ -111,6 +145,15 @@ class HeldClock:
         return 1.0
 
 
+async def killed(runtime: creche.Runtime, target: object) -> None:
+    """Kill an actor and wait until its successor runs."""
+    node = runtime.node_of(target)
+    before = node.incarnation
+    assert runtime.kill(target, "test")
+    while node.incarnation == before or node.state is not State.RUNNING:
+        await node.wait_for_change()
+
+
 def recorded(runtime: creche.Runtime) -> list[Event]:
     """All events from now on."""
     seen: list[Event] = []
@@ -119,10 +162,12 @@ def recorded(runtime: creche.Runtime) -> list[Event]:
 
 
 def values_in(path: Path, topic: str = "t") -> list[bytes]:
-    """The values in the file, in order of partitions and offsets; fails unless the offsets of each partition are dense."""
+    """The values in the file, by partition and offset; fails unless the offsets of each partition are dense."""
     db = sqlite3.connect(path)
     try:
-        rows = db.execute('SELECT partition, "offset", value FROM records WHERE topic = ? ORDER BY 1, 2', (topic,)).fetchall()
+        rows = db.execute(
+            'SELECT partition, "offset", value FROM records WHERE topic = ? ORDER BY 1, 2', (topic,)
+        ).fetchall()
         ends = dict(db.execute("SELECT partition, next_offset FROM topics WHERE topic = ?", (topic,)))
     finally:
         db.close()
@@ -150,22 +195,13 @@ class _CancelAt(trio.abc.Instrument):
 
 
 async def cancelled_at_checkpoint(n: int, fn: Callable[[], Awaitable[object]]) -> bool:
-    """Await `fn()` and cancel it at its n-th checkpoint. Whether that made it leave with Cancelled."""
-    parked = 0
-
-    async def run() -> None:
-        instrument = _CancelAt(trio.lowlevel.current_task(), scope, n)
-        trio.lowlevel.add_instrument(instrument)
-        try:
-            with scope:
-                await fn()
-        finally:
-            trio.lowlevel.remove_instrument(instrument)
-            nonlocal parked
-            parked = n - instrument.left
-
+    """Await `fn()`, cancelling it when it has parked for the n-th time. False: it never did, so it ran to its end."""
     scope = trio.CancelScope()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(run)
-    assert scope.cancelled_caught or parked <= n
-    return scope.cancelled_caught or scope.cancel_called
+    instrument = _CancelAt(trio.lowlevel.current_task(), scope, n)
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        with scope:
+            await fn()
+    finally:
+        trio.lowlevel.remove_instrument(instrument)
+    return instrument.left <= 0

@@ -9,7 +9,7 @@ import pytest
 
 import creche
 from creche.components import mq as m
-from creche.runtime.errors import ConfigInvalid, SpecInvalid
+from creche.runtime.errors import ConfigInvalid, NotStarted, SpecInvalid
 
 from .support import log_at
 
@@ -77,5 +77,5 @@ async def test_folders_on_the_way_are_made(tmp_path: Path) -> None:
 async def test_a_handle_that_is_not_started_says_so() -> None:
     """As all component handles."""
     mq = m.component(m.Config()).new_handle()
-    with pytest.raises(creche.runtime.errors.NotStarted):
+    with pytest.raises(NotStarted):
         await mq.send_sync(m.Message("t", b""))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
@@ -12,40 +14,26 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import creche
 from creche.components import mq as m
+from creche.components.mq.actor import LogLease
 from creche.components.mq.log import Log
 from creche.components.mq.membership import Membership
+from creche.runtime.cell import Cell
 
-from .support import Seen, log_at, recorded, values_in, virtual_log_at
-
-STEADY = creche.Backoff(first=1.0, factor=2.0, cap=8.0, jitter=0.0, free=0)
-QUICK = creche.Backoff(first=0.0, cap=0.0, jitter=0.0, free=0)
-
-
-def message(value: int | str, key: bytes | None = b"k", topic: str = "t") -> m.Message:
-    return m.Message(topic, str(value).encode(), key)
-
-
-async def send(mq: m.Mq, *values: int | str, key: bytes | None = b"k", topic: str = "t") -> None:
-    for result in await mq.send_batch([message(value, key, topic) for value in values]):
-        assert isinstance(result, m.Ack)
-
-
-class Boom(Exception):
-    pass
-
-
-class Failing:
-    """Fails for some values so many times each."""
-
-    def __init__(self, times: dict[bytes, int], error: Exception | None = None) -> None:
-        self.left = dict(times)
-        self.error = error or Boom("no good")
-
-    async def __call__(self, record: m.Received) -> None:
-        if self.left.get(record.value, 0):
-            self.left[record.value] -= 1
-            raise self.error
-
+from .support import (
+    AT_ONCE,
+    QUICK,
+    STEADY,
+    Boom,
+    Failing,
+    Seen,
+    killed,
+    log_at,
+    message,
+    recorded,
+    send,
+    values_in,
+    virtual_log_at,
+)
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -83,7 +71,10 @@ async def test_an_append_wakes_the_consumer_at_once(
 ) -> None:
     """No time passes between an append and its handler, however long the poll interval is; also after a restart."""
     seen = Seen()
-    async with virtual_log_at(tmp_path / "log", monkeypatch, poll_interval=1000.0, commit_interval=5000.0) as (runtime, mq):
+    async with virtual_log_at(tmp_path / "log", monkeypatch, poll_interval=1000.0, commit_interval=5000.0) as (
+        runtime,
+        mq,
+    ):
         await runtime.start(m.consumer(mq, "g", "t", seen))
         await trio.sleep(100)
         started = trio.current_time()
@@ -91,8 +82,8 @@ async def test_an_append_wakes_the_consumer_at_once(
             await send(mq, n)
             await seen.until_done(n + 1)
             if n == 2:
-                runtime.kill(mq, "test")
                 await wait_all_tasks_blocked()
+                await killed(runtime, mq)
         assert trio.current_time() - started < 1.0  # asking again after the kill takes a backoff
 
 
@@ -111,11 +102,17 @@ async def test_records_of_another_process_are_found_by_polling(
         assert trio.current_time() == pytest.approx(10.0)
 
 
+async def let_others_run(_record: m.Received) -> None:
+    await trio.lowlevel.checkpoint()
+
+
 async def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow handler holds up the fetching: never more than `max_batch` records are fetched and not done."""
     fetched = 0
 
-    async def counting_fetch(member: Membership, positions: Mapping[tuple[str, int], int], limit: int) -> list[m.Received]:
+    async def counting_fetch(
+        member: Membership, positions: Mapping[tuple[str, int], int], limit: int
+    ) -> list[m.Received]:
         nonlocal fetched
         records = await fetch(member, positions, limit)
         fetched += len(records)
@@ -124,7 +121,7 @@ async def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     fetch = Membership.fetch
     monkeypatch.setattr(Membership, "fetch", counting_fetch)
-    seen = Seen(lambda _record: trio.lowlevel.checkpoint())
+    seen = Seen(let_others_run)
     async with log_at(tmp_path / "log", max_batch=6, partitions=3) as (runtime, mq):
         await send(mq, *range(100), key=None)
         await runtime.start(m.consumer(mq, "g", "t", seen, concurrency=3))
@@ -188,9 +185,7 @@ async def test_poison_goes_to_the_dead_letter_topic(tmp_path: Path) -> None:
     async with log_at(tmp_path / "log") as (runtime, mq):
         ack = await mq.send_sync(m.Message("t", b"bad", b"k", {"kind": "x", m.OUTBOX_HEADER: "1"}))
         await send(mq, "good")
-        consumer = await runtime.start(
-            m.consumer(mq, "g", "t", seen, retry=m.RetryPolicy(attempts=3, backoff=QUICK))
-        )
+        consumer = await runtime.start(m.consumer(mq, "g", "t", seen, retry=m.RetryPolicy(attempts=3, backoff=QUICK)))
         await runtime.start(m.consumer(mq, "dead", "t.dead_letter", dead))
         await seen.until_done(1)
         await dead.until_done(1)
@@ -231,29 +226,37 @@ async def test_weather_is_waited_out(
     seen = Seen(Failing({b"1": 20}, creche.OutcomeUnknown("root/db")))
     async with virtual_log_at(tmp_path / "log", monkeypatch) as (runtime, mq):
         await send(mq, 1)
+        events = recorded(runtime)
         await runtime.start(m.consumer(mq, "g", "t", seen, retry=m.RetryPolicy(attempts=2, backoff=STEADY)))
         await seen.until_done(1)
         assert await mq.topics.list() == {"t": 3}
     assert {r.attempt for r in seen.tried} == {1}
+    assert {event.attempt for event in events if isinstance(event, m.RecordFailed)} == {1}
     assert trio.current_time() == pytest.approx(1 + 2 + 4 + 8 * 17)
 
 
 async def test_a_dead_letter_that_cannot_be_sent_is_sent_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    """The record is not done before the log has its letter, so nothing is lost meanwhile; it is written once."""
+    """The record is not done before the log has its letter, so nothing is lost meanwhile; the consumer lives on."""
     path = tmp_path / "log"
+    other_process = sqlite3.connect(path, isolation_level=None)
 
-    async def kill_log_and_fail(record: m.Received) -> None:
+    async def lock_log_and_fail(record: m.Received) -> None:
         if record.value == b"bad":
-            runtime.kill(mq, "test")
+            other_process.execute("BEGIN IMMEDIATE")
             raise Boom
 
-    seen = Seen(kill_log_and_fail)
-    async with virtual_log_at(path, monkeypatch) as (runtime, mq):
+    seen = Seen(lock_log_and_fail)
+    async with virtual_log_at(path, monkeypatch, busy_timeout=0.0) as (runtime, mq):
         await send(mq, "bad", "good")
-        await runtime.start(m.consumer(mq, "g", "t", seen, retry=m.RetryPolicy(attempts=1)))
+        consumer = await runtime.start(m.consumer(mq, "g", "t", seen, retry=m.RetryPolicy(attempts=1)))
+        await seen.until_tried(1)
+        await trio.sleep(100)
+        assert len(seen.tried) == 1
+        other_process.close()
         await seen.until_done(1)
+        assert runtime.node_of(consumer).incarnation == 1
     assert values_in(path, "t.dead_letter") == [b"bad"]
 
 
@@ -270,213 +273,63 @@ async def test_what_is_no_exception_goes_through(tmp_path: Path) -> None:
             await trio.sleep_forever()
 
 
-# --- commits --------------------------------------------------------------------------------------------------------
-
-
-async def test_commits_come_after_so_much_time_or_so_many_records(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
-) -> None:
-    """Whichever is earlier, counted from the first record that is done and not committed."""
-    seen = Seen()
-    limits = {"commit_every": 5, "commit_interval": 10.0, "poll_interval": 1000.0, "partitions": 1}
-    async with virtual_log_at(tmp_path / "log", monkeypatch, **limits) as (runtime, mq):
-        await runtime.start(m.consumer(mq, "g", "t", seen))
-        await trio.sleep(100)
-        await send(mq, *range(3))
-        await seen.until_done(3)
-        await trio.sleep(9)
-        assert await mq.lag("g") == {("t", 0): 3}
-        await trio.sleep(2)
-        assert await mq.lag("g") == {("t", 0): 0}
-        await send(mq, *range(5))
-        await seen.until_done(8)
-        await trio.sleep(1)
-        assert await mq.lag("g") == {("t", 0): 0}
-
-
-async def test_a_commit_never_covers_a_record_that_is_not_done(tmp_path: Path) -> None:
-    """Of a partition whose record hangs nothing further is committed, whatever other partitions do."""
-    gate = trio.Event()
-
-    async def hang(record: m.Received) -> None:
-        if record.value == b"3":
-            await gate.wait()
-
-    seen = Seen(hang)
-    async with log_at(tmp_path / "log", partitions=2, commit_every=1) as (runtime, mq):
-        await send(mq, *range(8), key=None)  # even ones in partition 0
-        consumer = await runtime.start(m.consumer(mq, "g", "t", seen, concurrency=2))
-        await seen.until_done(5)
-        await seen.until_tried(6)
-        assert await consumer.ask.lag() == {("t", 0): 0, ("t", 1): 3}
-        gate.set()
-        await seen.until_done(8)
-        assert await consumer.ask.lag() == {("t", 0): 0, ("t", 1): 0}
-
-
-async def test_a_stop_ends_the_handler_that_runs_and_commits(tmp_path: Path) -> None:
-    """Nothing new is begun; a successor goes on behind the last record that was done."""
-    gate = trio.Event()
-    seen = Seen(lambda _record: gate.wait())
-    async with log_at(tmp_path / "log", commit_interval=1000.0) as (runtime, mq):
-        await send(mq, 1, 2)
-        consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
-        await seen.until_tried(1)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(runtime.stop, consumer)
-            await wait_all_tasks_blocked()
-            gate.set()
-        assert seen.values == [b"1"]
-        assert sum((await mq.lag("g")).values()) == 1
-        await runtime.start(m.consumer(mq, "g", "t", seen))
-        await seen.until_done(2)
-        assert seen.values == [b"1", b"2"]
-
-
-async def test_a_handler_that_outlasts_the_stop_is_cancelled_and_delivered_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
-) -> None:
-    """What was done before it is committed all the same."""
-
-    async def hang(record: m.Received) -> None:
-        if record.value == b"2":
-            await trio.sleep_forever()
-
-    seen, again = Seen(hang), Seen()
-    async with virtual_log_at(tmp_path / "log", monkeypatch, commit_interval=1000.0) as (runtime, mq):
-        await send(mq, 1, 2)
-        consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
-        await seen.until_tried(2)
-        await runtime.stop(consumer)
-        await runtime.start(m.consumer(mq, "g", "t", again))
-        await again.until_done(1)
-    assert (seen.values, again.values) == ([b"1"], [b"2"])
-    assert not runtime.unstopped
-
-
-async def test_a_stop_does_not_wait_for_a_log_that_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
-) -> None:
-    """Then the last commit is missing, and the records will be delivered again."""
-    seen = Seen()
-    async with virtual_log_at(tmp_path / "log", monkeypatch, commit_interval=1000.0) as (runtime, mq):
-        await send(mq, 1)
-        consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
-        await seen.until_done(1)
-        await runtime.stop(mq)
-        await runtime.stop(consumer)
-        assert trio.current_time() < 1.0
-
-
-# --- steering -------------------------------------------------------------------------------------------------------
-
-
-async def test_pause_and_resume(tmp_path: Path) -> None:
-    """After `pause` has returned no handler begins; what was fetched already waits too, and nothing is lost."""
-    gate = trio.Event()
-    seen = Seen(lambda _record: gate.wait())
-    async with log_at(tmp_path / "log") as (runtime, mq):
-        await send(mq, *range(5))
-        consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
-        await seen.until_tried(1)
-        await consumer.ask.pause()
-        gate.set()
-        await seen.until_done(1)
-        await send(mq, 5)
-        await wait_all_tasks_blocked()
-        assert seen.values == [b"0"]
-        assert sum((await consumer.ask.lag()).values()) == 5
-        await consumer.ask.resume()
-        await seen.until_done(6)
-        assert seen.values == [b"%d" % n for n in range(6)]
-
-
-async def test_pause_holds_a_retry_and_its_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
-) -> None:
-    """A record that waits for its retry does not run while paused, and its failures are not forgotten."""
-    seen = Seen(Failing({b"1": 2}))
-    async with virtual_log_at(tmp_path / "log", monkeypatch) as (runtime, mq):
-        await send(mq, 1)
-        consumer = await runtime.start(m.consumer(mq, "g", "t", seen, retry=m.RetryPolicy(attempts=3, backoff=STEADY)))
-        await seen.until_tried(2)
-        await consumer.ask.pause()
-        await trio.sleep(100)
-        assert len(seen.tried) == 2
-        await consumer.ask.resume()
-        await seen.until_done(1)
-        assert [r.attempt for r in seen.tried] == [1, 2, 3]
-
-
-async def test_seek_goes_back_and_forth(tmp_path: Path) -> None:
-    """From the offset on, also after a restart at once: it is committed when `seek` returns."""
-    seen = Seen()
-    async with log_at(tmp_path / "log", partitions=1, commit_interval=1000.0) as (runtime, mq):
-        await send(mq, *range(4))
-        consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
-        await seen.until_done(4)
-        await consumer.ask.seek("t", 0, 2)
-        await seen.until_done(6)
-        assert seen.values[4:] == [b"2", b"3"]
-        await consumer.ask.pause()
-        await consumer.ask.seek("t", 0, 3)
-        assert await mq.lag("g") == {("t", 0): 1}
-        runtime.kill(consumer, "test")
-        await seen.until_done(7)
-        assert seen.values[6:] == [b"3"]
-        await consumer.ask.seek("t", 0, 5)
-        await send(mq, 4, 5)
-        await seen.until_done(8)
-        assert seen.values[7:] == [b"5"]
-
-
-async def test_seek_while_a_handler_runs_waits_for_its_end(tmp_path: Path) -> None:
-    """The handlers of a partition never overlap; what the old one does to its own offset no longer counts."""
-    gate = trio.Event()
-    running = 0
-
-    async def one_at_a_time(_record: m.Received) -> None:
-        nonlocal running
-        running += 1
-        assert running == 1
-        await gate.wait()
-        running -= 1
-
-    seen = Seen(one_at_a_time)
+async def test_failures_are_counted_for_each_record(tmp_path: Path) -> None:
+    """Two records in a row that fail once each are not one that fails twice; a seek forgets them, too."""
+    seen = Seen(Failing({b"0": 1, b"1": 1, b"2": 2}))
     async with log_at(tmp_path / "log", partitions=1) as (runtime, mq):
-        await send(mq, 0, 1, 2)
-        consumer = await runtime.start(m.consumer(mq, "g", "t", seen, concurrency=4))
-        await seen.until_tried(1)
-        await consumer.ask.seek("t", 0, 0)
-        gate.set()
-        await seen.until_done(4)
-        assert seen.values == [b"0", b"0", b"1", b"2"]
-
-
-async def test_seek_ends_a_backoff(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
-) -> None:
-    """The way past a record that fails for ever does not wait for its retry."""
-    seen = Seen(Failing({b"0": 99}))
-    slow = m.RetryPolicy(attempts=99, backoff=creche.Backoff(first=1000.0, cap=1000.0, jitter=0.0, free=0))
-    async with virtual_log_at(tmp_path / "log", monkeypatch, partitions=1) as (runtime, mq):
         await send(mq, 0, 1)
-        consumer = await runtime.start(m.consumer(mq, "g", "t", seen, retry=slow))
-        await seen.until_tried(1)
-        await consumer.ask.seek("t", 0, 1)
-        await seen.until_done(1)
-        assert trio.current_time() < 1.0
+        policy = m.RetryPolicy(attempts=2, backoff=creche.Backoff(first=0.0, cap=0.0, free=0))
+        consumer = await runtime.start(m.consumer(mq, "g", "t", seen, retry=policy))
+        await seen.until_done(2)
+        assert [r.attempt for r in seen.tried] == [1, 2, 1, 2]
+        await runtime.stop(consumer)
+        hesitating = m.RetryPolicy(attempts=2, backoff=creche.Backoff(first=1000.0, cap=1000.0, free=0))
+        consumer = await runtime.start(m.consumer(mq, "g", "t", seen, retry=hesitating))
+        await send(mq, 2)
+        for tries in (5, 6):
+            await seen.until_tried(tries)
+            await wait_all_tasks_blocked()
+            await consumer.ask.seek("t", 0, 2)
+        await seen.until_done(3)
+        assert [r.attempt for r in seen.tried[4:]] == [1, 1, 1]
+        assert await mq.topics.list() == {"t": 1}
 
 
-async def test_seek_refuses_what_is_not_there(tmp_path: Path) -> None:
-    """The answer says what there is; the consumer lives on."""
+async def test_an_append_during_a_fetch_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """What comes after the look into the log and before its answer wakes the consumer all the same."""
+    fetches = 0
+
+    async def fetch_then_send(
+        member: Membership, positions: Mapping[tuple[str, int], int], limit: int
+    ) -> list[m.Received]:
+        nonlocal fetches
+        records = await fetch(member, positions, limit)
+        fetches += 1
+        if fetches <= 5:
+            await send(mq, fetches)
+        return records
+
+    fetch = Membership.fetch
+    monkeypatch.setattr(Membership, "fetch", fetch_then_send)
     seen = Seen()
-    async with log_at(tmp_path / "log", partitions=1) as (runtime, mq):
-        consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
-        with pytest.raises(m.PartitionUnknown, match="it reads t/0"):
-            await consumer.ask.seek("t", 1, 0)
-        with pytest.raises(m.OffsetInvalid):
-            await consumer.ask.seek("t", 0, -1)
-        await send(mq, 1)
-        await seen.until_done(1)
-        assert runtime.node_of(consumer).incarnation == 1
+    async with virtual_log_at(tmp_path / "log", monkeypatch, poll_interval=1000.0) as (runtime, mq):
+        await runtime.start(m.consumer(mq, "g", "t", seen))
+        await seen.until_done(5)
+        assert trio.current_time() == 0.0
+
+
+async def test_a_dead_consumer_is_woken_no_more(tmp_path: Path) -> None:
+    """The log forgets the listeners of former incarnations."""
+    async with log_at(tmp_path / "log") as (runtime, mq):
+        consumer = await runtime.start(m.consumer(mq, "g", "t", Seen()).options(backoff=AT_ONCE))
+        for _ in range(3):
+            await consumer.ask.lag()
+            await wait_all_tasks_blocked()
+            await killed(runtime, consumer)
+        await consumer.ask.lag()
+        await wait_all_tasks_blocked()
+        lease = cast("Cell", runtime.node_of(mq)).granted
+        assert isinstance(lease, LogLease)
+        assert len(lease.tail) == 1

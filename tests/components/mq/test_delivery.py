@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 from hypothesis import given
@@ -15,6 +17,10 @@ ACK = Ack("t", 0, 0, 0.0)
 
 class Refused(Exception):
     pass
+
+
+def hear(heard: list[int], number: int, _result: Ack | Exception) -> None:
+    heard.append(number)
 
 
 def accept(accumulator: Accumulator, count: int = 1) -> list[Delivery]:
@@ -158,7 +164,7 @@ def test_everything_accepted_is_settled_exactly_once(steps: list[str], data: st.
         for step in [*steps, "close"]:
             if step == "accept":
                 number = len(accepted)
-                accepted += accumulator.accept([Message("t", b"")], lambda _result, n=number: heard.append(n)) or []
+                accepted += accumulator.accept([Message("t", b"")], partial(hear, heard, number)) or []
             elif step == "take" and len(accumulator):
                 batches.append(await accumulator.take(data.draw(st.integers(1, 3))))
             elif step == "finish" and batches:

@@ -167,7 +167,9 @@ def test_tables_of_another_version_are_refused(log: Log, path: Path) -> None:
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(
-        st.lists(st.tuples(st.sampled_from("ab"), st.none() | st.binary(max_size=2), st.none() | st.sampled_from("xyz")))
+        st.lists(
+            st.tuples(st.sampled_from("ab"), st.none() | st.binary(max_size=2), st.none() | st.sampled_from("xyz"))
+        )
     )
 )
 def test_any_batches_leave_dense_offsets_and_unique_ids(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from creche.components import mq as m
-from creche.runtime.context import carrying
+from creche.runtime.context import baggage, carrying
 
 from .support import Seen, log_at
 
@@ -30,13 +31,11 @@ def test_messages_are_immutable_and_share_no_headers() -> None:
     first, second = m.Message("t", b""), m.Message("t", b"")
     assert first.headers is not second.headers
     with pytest.raises(AttributeError):
-        first.topic = "u"  # type: ignore[misc]
+        cast("Any", first).topic = "u"
 
 
 async def test_the_trace_id_travels_from_the_sender_to_the_handler(tmp_path: Path) -> None:
     """The sender's trace id is in a header of the record and in the handler's baggage; the message is left alone."""
-    from creche.runtime.context import baggage
-
     traces: list[object] = []
 
     async def note_trace(_message: m.Received) -> None:
@@ -69,10 +68,30 @@ async def test_a_topic_must_have_a_name_that_kafka_takes(topic: str, tmp_path: P
         assert await mq.topics.list() == {}
 
 
+@pytest.mark.parametrize("headers", [{"a": 1}, {1: "a"}, {"a": None}, {"a": "\ud800"}, {"\ud800": "a"}])
+async def test_headers_must_be_text(headers: dict[Any, Any], tmp_path: Path) -> None:
+    """One message that the log could not store or give back must not reach it: it would take others along."""
+    async with log_at(tmp_path / "log") as (runtime, mq):
+        with pytest.raises((TypeError, UnicodeError), match="are text|surrogates"):
+            await mq.send_sync(m.Message("t", b"", headers=headers))
+        await mq.send_sync(m.Message("t", b""))
+        assert runtime.node_of(mq).incarnation == 1
+
+
+@pytest.mark.parametrize("group", ["", "a\nb", "\ud800"])
+async def test_a_group_must_have_a_printable_name(group: str, tmp_path: Path) -> None:
+    """Refused before anything is sent."""
+    async with log_at(tmp_path / "log") as (_, mq):
+        with pytest.raises(m.GroupInvalid):
+            await mq.lag(group)
+        with pytest.raises(m.GroupInvalid):
+            m.consumer(mq, group, "t", Seen())
+
+
 async def test_value_and_key_must_be_bytes(tmp_path: Path) -> None:
     """Text is refused with a hint, for it would come back as text."""
     async with log_at(tmp_path / "log") as (_, mq):
         with pytest.raises(TypeError, match="encode"):
-            await mq.send_sync(m.Message("t", "text"))  # type: ignore[arg-type]
+            await mq.send_sync(m.Message("t", cast("Any", "text")))
         with pytest.raises(TypeError, match="encode"):
-            await mq.send(m.Message("t", b"", key="text"))  # type: ignore[arg-type]
+            await mq.send(m.Message("t", b"", key=cast("Any", "text")))

@@ -11,14 +11,11 @@ from trio.testing import wait_all_tasks_blocked
 
 import creche
 from creche.components import mq as m
+from creche.components.mq.config import Synchronous
 from creche.components.mq.log import Log
 from creche.runtime.node import State
 
-from .support import HeldClock, log_at, values_in
-
-
-def message(value: int | str, key: bytes | None = b"k", topic: str = "t") -> m.Message:
-    return m.Message(topic, str(value).encode(), key)
+from .support import HeldClock, killed, log_at, message, values_in
 
 
 async def test_an_acknowledged_record_is_in_the_file(tmp_path: Path) -> None:
@@ -74,7 +71,7 @@ async def test_a_batch_has_a_result_for_each(tmp_path: Path) -> None:
 
 
 async def test_a_batch_tells_for_each_what_became_of_it(tmp_path: Path) -> None:
-    """Written, perhaps written, not written: the crash of the writer in the midst of a batch costs nobody his answer."""
+    """Perhaps written, or not written: a crash of the writer in the midst of a batch costs nobody his answer."""
     clock = HeldClock()
     async with log_at(tmp_path / "log", clock, max_batch=1) as (_, mq):
         clock.hold()
@@ -133,6 +130,32 @@ async def test_a_send_waits_for_room(tmp_path: Path) -> None:
     assert sorted(values_in(tmp_path / "log", "u")) == [b"3", b"4"]
 
 
+async def test_a_send_that_waits_for_room_hears_of_a_crash(tmp_path: Path) -> None:
+    """It was never accepted, so it may be repeated: no unknown outcome, and no failure of somebody else's."""
+    clock = HeldClock()
+    async with log_at(tmp_path / "log", clock, max_buffered=1) as (_, mq):
+        clock.hold()
+        await mq.send(message("writing"))
+        await clock.reached.wait()
+        await mq.send(message("waiting"))
+        reasons: list[Exception] = []
+
+        async def send_and_note() -> None:
+            with pytest.raises(creche.CallFailed) as caught:
+                await mq.send(message("no room"))
+            reasons.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_and_note)
+            await wait_all_tasks_blocked()
+            clock.fails = True
+            clock.release()
+        clock.fails = False
+        assert [type(reason) for reason in reasons] == [creche.NotDelivered]
+        await mq.send_sync(message("after"))
+    assert values_in(tmp_path / "log") == [b"after"]
+
+
 async def test_a_locked_file_is_weather(tmp_path: Path) -> None:
     """Every call ends in `Unavailable`, nothing is written, the actor lives, and works when the lock is gone."""
     path = tmp_path / "log"
@@ -152,6 +175,45 @@ async def test_a_locked_file_is_weather(tmp_path: Path) -> None:
         assert (await mq.send_sync(message(4))).offset == 1
         assert runtime.node_of(mq).incarnation == 1
     assert values_in(path) == [b"1", b"4"]
+
+
+async def test_nothing_overtakes_what_could_not_be_written(tmp_path: Path) -> None:
+    """Weather that passes between two transactions of a batch does not break its order."""
+    path = tmp_path / "log"
+    other_process = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    calls = 0
+
+    def clock() -> float:  # called before each transaction begins
+        nonlocal calls
+        calls += 1
+        other_process.execute("BEGIN IMMEDIATE" if calls == 1 else "ROLLBACK")
+        return 0.0
+
+    async with log_at(path, clock, busy_timeout=0.0, max_batch=2) as (_, mq):
+        messages = [message(n) for n in range(6)]
+        assert [type(result) for result in await mq.send_batch(messages)] == [m.NotSent] * 6
+        other_process.execute("ROLLBACK")
+        other_process.execute("BEGIN IMMEDIATE")
+        calls = 1
+        assert [type(result) for result in await mq.send_batch(messages[:2])] == [m.Ack] * 2
+    other_process.close()
+    assert values_in(path) == [b"0", b"1"]
+
+
+async def test_other_work_waits_for_the_transaction_in_hand(tmp_path: Path) -> None:
+    """There is one connection: statements of others would fall into the writer's transaction."""
+    clock = HeldClock()
+    async with log_at(tmp_path / "log", clock) as (runtime, mq):
+        clock.hold()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mq.send_sync, message(1))
+            await clock.reached.wait()
+            nursery.start_soon(mq.topics.create, "u")
+            nursery.start_soon(mq.lag, "g")
+            await wait_all_tasks_blocked()
+            clock.release()
+        assert await mq.topics.list() == {"t": 3, "u": 3}
+        assert runtime.node_of(mq).incarnation == 1
 
 
 async def test_a_damaged_file_is_a_crash(tmp_path: Path) -> None:
@@ -237,7 +299,7 @@ async def test_an_outbox_id_makes_a_publish_idempotent(tmp_path: Path) -> None:
     """A relay that sends again after an unknown outcome gets the first one's place."""
     async with log_at(tmp_path / "log") as (runtime, mq):
         first = await mq.send_sync(m.Message("t", b"1", headers={m.OUTBOX_HEADER: "7"}))
-        runtime.kill(mq, "test")
+        await killed(runtime, mq)
         assert await mq.send_sync(m.Message("t", b"1", headers={m.OUTBOX_HEADER: "7"})) == first
     assert values_in(tmp_path / "log") == [b"1"]
 
@@ -250,14 +312,15 @@ async def test_topics_are_created_by_hand_or_by_use(tmp_path: Path) -> None:
         assert await mq.topics.list() == {"by_hand": 5, "by_use": 2}
         with pytest.raises(m.TopicExists):
             await mq.topics.create("by_hand", 2)
-        with pytest.raises(ValueError, match="at least 1"):
-            await mq.topics.create("none", 0)
+        for partitions in (0, 10_001):
+            with pytest.raises(ValueError, match="from 1 to 10000"):
+                await mq.topics.create("none", partitions)
 
 
 @pytest.mark.parametrize(("synchronous", "pragma"), [("normal", 1), ("full", 2)])
-def test_durability_is_what_the_config_says(synchronous: str, pragma: int, tmp_path: Path) -> None:
+def test_durability_is_what_the_config_says(synchronous: Synchronous, pragma: int, tmp_path: Path) -> None:
     """The setting reaches SQLite, and the journal is a write-ahead log."""
-    log = Log(str(tmp_path / "log"), synchronous, 1.0, 3)  # type: ignore[arg-type]
+    log = Log(str(tmp_path / "log"), synchronous, 1.0, 3)
     db = log._db  # pyright: ignore[reportPrivateUsage]  # a setting of the connection
     assert db.execute("PRAGMA synchronous").fetchone() == (pragma,)
     assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
