@@ -108,8 +108,14 @@ class ComponentSpec(Spec[C], Generic[C]):
     def in_environment(self, env: Environment) -> Self:
         if self.for_env is None:
             return self
-        made = self.for_env(env)
-        return replace(self, inner=made.inner.with_options(self.child_options), for_env=None)
+        made = self.for_env(env)  # all of it: a handle may be made from the config too
+        return replace(
+            self,
+            inner=made.inner.with_options(self.child_options),
+            make_handle=made.make_handle,
+            needs=made.needs,
+            for_env=None,
+        )
 
 
 def by_environment(make: Callable[[Environment], ComponentSpec[C]]) -> ComponentSpec[C]:

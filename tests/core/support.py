@@ -39,6 +39,18 @@ class Gate:
         await self.opened.wait()
 
 
+class Flag:
+    """A lease that knows whether it is still good."""
+
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name = log, name
+        self.valid = True
+
+    def revoke(self) -> None:
+        self.valid = False
+        self.log.append(f"revoked {self.name}")
+
+
 class Probe(creche.Actor):
     """An actor whose handlers are given by the test."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 import pytest
 import trio
@@ -16,7 +15,7 @@ from creche.runtime.errors import IncarnationEnded
 from creche.runtime.node import State
 from creche.runtime.spec import Restart
 from creche.supervisors.supervisor import supervisor
-from tests.core.support import Boom, Gate, Probe, Reply, asking, cell_of, kinds, reach, recorded, settle
+from tests.core.support import Boom, Flag, Gate, Probe, Reply, asking, cell_of, kinds, reach, recorded, settle
 
 
 class Held(Probe):
@@ -30,18 +29,6 @@ class Held(Probe):
             yield
         finally:
             self.log.append(f"leave {life}")
-
-
-class Flag:
-    """A lease that knows whether it is still good."""
-
-    def __init__(self, log: list[str], name: str) -> None:
-        self.log, self.name = log, name
-        self.valid = True
-
-    def revoke(self) -> None:
-        self.valid = False
-        self.log.append(f"revoked {self.name}")
 
 
 async def test_fresh_construction_each_life() -> None:
@@ -575,71 +562,6 @@ async def test_an_error_that_cannot_be_told_is_a_crash_like_any_other() -> None:
         with pytest.raises(creche.OutcomeUnknown):
             await probe.ask.run(body)
         assert await probe.ask.life() == 2
-
-
-async def test_kept_resources_outlive_incarnations() -> None:
-    """`context.keep` makes a resource once, gives it to every incarnation, and closes all in reverse at the
-    final stop."""
-    log: list[str] = []
-
-    class Keeping(Probe):
-        def __init__(self) -> None:
-            super().__init__(log)
-            for name in ("port", "file"):
-                self.context.keep(name, partial(self._make, name), self._close)
-
-        def _make(self, name: str) -> str:
-            log.append(f"make {name}")
-            return name
-
-        def _close(self, name: str) -> None:
-            log.append(f"close {name}")
-
-    async with creche.open_runtime("t") as runtime:
-        keeping = await runtime.start(creche.child(Keeping))
-        runtime.kill(keeping, "now")
-        assert await keeping.ask.life() == 2
-        assert log == ["make port", "make file"]
-        await runtime.stop(keeping)
-        assert log == ["make port", "make file", "close file", "close port"]
-
-
-async def test_kept_resources_are_closed_after_a_failed_start_and_a_failing_close() -> None:
-    """What was kept is closed although the start fails, and although another close raises."""
-    log: list[str] = []
-
-    class Keeping(Probe):
-        def __init__(self) -> None:
-            self.context.keep("a", lambda: "a", log.append)
-            self.context.keep("b", lambda: "b", lambda _: 1 / 0)
-            raise Boom("no")
-
-    async with creche.open_runtime("t") as runtime:
-        seen = recorded(runtime)
-        with pytest.raises(creche.StartFailed):
-            await runtime.start(creche.child(Keeping))
-        assert log == ["a"]
-        assert "BadStop" in [event.kind for event in seen]
-
-
-async def test_leases_end_with_their_incarnation() -> None:
-    """A lease is revoked before the successor is constructed, and when another one is granted."""
-    log: list[str] = []
-
-    class Lending(Probe):
-        def __init__(self) -> None:
-            super().__init__(log)
-            log.append(f"init {self.context.incarnation}")
-            self.context.grant(Flag(log, f"{self.context.incarnation}a"))
-            self.context.grant(Flag(log, f"{self.context.incarnation}b"))
-
-    async with creche.open_runtime("t") as runtime:
-        lending = await runtime.start(creche.child(Lending))
-        with pytest.raises(creche.OutcomeUnknown):
-            await lending.ask.crash()
-        await lending.ask.life()
-        assert log == ["init 1", "revoked 1a", "revoked 1b", "init 2", "revoked 2a"]
-    assert log[-1] == "revoked 2b"
 
 
 async def test_a_static_cell_keeps_its_identity_while_its_supervisor_restarts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -350,10 +351,10 @@ WORKERS, MESSAGES = 5, 20
 
 
 async def kill_all_around(it: Scene, relay: object, random: Random) -> None:
-    while True:
-        for _ in range(random.randrange(1, 600)):
+    for victim in itertools.cycle([it.db, relay, it.log.handle]):
+        for _ in range(random.randrange(1, 300)):
             await trio.lowlevel.checkpoint()
-        it.runtime.kill(random.choice([relay, it.db, it.log.handle]), "chaos")
+        it.runtime.kill(victim, "chaos")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -72,7 +72,7 @@ async def test_a_topic_must_have_a_name_that_kafka_takes(topic: str, tmp_path: P
 async def test_headers_must_be_text(headers: dict[Any, Any], tmp_path: Path) -> None:
     """One message that the log could not store or give back must not reach it: it would take others along."""
     async with log_at(tmp_path / "log") as (runtime, mq):
-        with pytest.raises((TypeError, UnicodeError), match="are text|surrogates"):
+        with pytest.raises((TypeError, UnicodeError), match=r"are text|surrogates"):
             await mq.send_sync(m.Message("t", b"", headers=headers))
         await mq.send_sync(m.Message("t", b""))
         assert runtime.node_of(mq).incarnation == 1
