@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from .checks import require
+from .checks import require, require_number
 
 
 class Jitter(Protocol):
@@ -31,11 +31,13 @@ class Backoff:
     reset_after: float = 10.0
 
     def __post_init__(self) -> None:
-        require(self, "first", self.first >= 0, "seconds, not negative")
-        require(self, "factor", self.factor >= 1, "at least 1")
-        require(self, "cap", self.cap >= self.first, "at least `first`")
-        require(self, "jitter", 0 <= self.jitter <= 1, "a fraction between 0 and 1")
-        require(self, "free", self.free >= 0, "not negative")
+        require_number(self, "first")
+        require_number(self, "factor", at_least=1)
+        require_number(self, "cap", at_least=self.first)
+        require_number(self, "jitter")
+        require(self, "jitter", self.jitter <= 1, "a fraction between 0 and 1")
+        require_number(self, "free", whole=True)
+        require_number(self, "reset_after")
         require(self, "reset_after", self.reset_after > 0, "seconds, more than 0")
 
     def delay(self, consecutive: int, rng: Jitter) -> float:

@@ -193,10 +193,24 @@ class Cell(Intake):
         while not self._over():
             while not self._mailbox and not self._ending:
                 await self._park_hungry()  # without a scope: an idle actor that was never asked holds none
-            with trio.CancelScope() as self._scope:
-                self._spoiled = False
-                await self._messages(actor)
+            try:
+                with trio.CancelScope() as self._scope:
+                    self._spoiled = False
+                    await self._messages(actor)
+            except Exception as error:
+                if not self._answers_while_unwinding(error):
+                    raise
             self._unwound()
+
+    def _answers_while_unwinding(self, error: Exception) -> bool:
+        """Whether it is an answer that came out of a cancelled handler in one group with the cancellation."""
+        request = self._current
+        answer = None if request is None or not self._spoiled else self._as_answer(request.spec, error)
+        if request is None or answer is None:
+            return False
+        self._current = None
+        request.answer(answer)
+        return True
 
     def _unwound(self) -> None:
         """A handler that was cancelled because its caller had gone has ended, late or in time."""
@@ -470,7 +484,9 @@ class Cell(Intake):
     @property
     def inherited_deadline(self) -> float:
         """Part of `Place`: the deadline of the message in hand."""
-        return NEVER if self._current is None else self._current.deadline
+        # Only while somebody waits: when the caller of a "finish" message has run out of time, what the handler still
+        # has to do must not be stopped by that same time.
+        return NEVER if self._current is None or not self._current.live() else self._current.deadline
 
     @property
     def serial(self) -> Cell:

@@ -23,9 +23,9 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple, cast
 import trio
 
 from . import events
-from .context import RUNTIME
+from .context import PLACE, RUNTIME
 from .deadlines import Deadlines
-from .errors import CallFailed, Killed, NotStarted, SpecInvalid, TreeFailed
+from .errors import CallCycle, CallFailed, Killed, NotStarted, SpecInvalid, TreeFailed
 from .node import Group, Node, State, Verdict, Want, stack_of
 from .spec import Bindable, Spec
 from .tree import TreeNode, picture
@@ -86,11 +86,15 @@ class Runtime:
     async def stop(self, target: object) -> None:
         """Stop an actor or component for good: close it to new work, drain, then cancel.
 
-        Idempotent. `target` is its handle.
+        Idempotent. `target` is its handle. An actor cannot stop itself in this way, nor what it stands in, for its
+        handler would wait for itself: that raises `CallCycle`; use `ActorContext.exit`.
         """
         node = self.node_of(target)
         if node is self.root:
             raise SpecInvalid("stop", node.path, "the root stops when the block that holds the runtime open is left")
+        place = PLACE.get()
+        if place is not None and place.serial is not None and f"{place.path}/".startswith(f"{node.path}/"):
+            raise CallCycle((place.path, node.path))  # it would wait for the handler that is waiting here
         if node.state is not State.STOPPED:
             await cast("Group", node.parent).stop_child(node)
 

@@ -25,7 +25,7 @@ from typing import (
 from .actor import Actor
 from .backoff import Backoff
 from .cell import Cell
-from .checks import require, require_one_of
+from .checks import require, require_number, require_one_of
 from .context import ActorContext
 from .errors import SpecInvalid
 from .handle import Handle
@@ -91,9 +91,9 @@ class ChildOptions:
         require_one_of(self, "overflow", ("wait", "reject", "drop_oldest", "drop_newest"))
         require_one_of(self, "while_down", ("wait", "reject"))
         require_one_of(self, "layer", (None, *LAYERS))
-        require(self, "mailbox", self.mailbox >= 1, "at least 1")
+        require_number(self, "mailbox", at_least=1, whole=True)
         for name in ("down_wait", "unwind_grace", "drain", "shutdown"):
-            require(self, name, getattr(self, name) >= 0, "seconds, not negative")
+            require_number(self, name)
 
 
 class OptionValues(TypedDict, total=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from ..runtime.checks import require
+from ..runtime.checks import require, require_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Intensity:
     window: float = 5.0
 
     def __post_init__(self) -> None:
-        require(self, "restarts", self.restarts >= 0, "not negative")
+        require_number(self, "restarts", whole=True)
+        require_number(self, "window")
         require(self, "window", self.window > 0, "seconds, more than 0")
 
 

@@ -355,3 +355,32 @@ async def test_cancel_first_then_deadline(autojump_clock: MockClock) -> None:
             reply.scope.deadline = trio.current_time() + cancel
             assert await reply.settled() == "cancelled"
         assert await probe.ask.life() == 1
+
+
+async def test_an_answer_while_unwinding_is_an_answer() -> None:
+    """A declared error that leaves a cancelled handler in one group with the cancellation is told to the caller."""
+
+    async def body(probe: Probe) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise creche.DomainError(1, "declared")
+
+    errors: list[Exception] = []
+    async with creche.open_runtime("t") as runtime:
+        probe = await runtime.start(creche.child(Probe))
+        async with trio.open_nursery() as nursery:
+
+            async def caller() -> None:
+                try:
+                    await probe.ask.run_for_caller(body)
+                except creche.DomainError as error:
+                    errors.append(error)
+
+            nursery.start_soon(caller)
+            await settle()
+            nursery.cancel_scope.cancel()
+        assert len(errors) == 1
+        assert await probe.ask.life() == 1

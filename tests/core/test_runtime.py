@@ -458,3 +458,18 @@ async def test_tree_is_a_picture(autojump_clock: MockClock) -> None:
         with pytest.raises(KeyError):
             tree.find("root/nobody")
         gate.opened.set()
+
+
+@pytest.mark.parametrize("target", ["root/probe", "root"])
+async def test_stopping_oneself_is_refused(target: str) -> None:
+    """A handler that stops its own actor, or what it stands in, would wait for itself."""
+
+    async def body(probe: Probe) -> None:
+        await probe.context.runtime.stop(target)
+
+    async with creche.open_runtime("t") as runtime:
+        probe = await runtime.start(creche.child(Probe))
+        with pytest.raises(creche.OutcomeUnknown) as caught:
+            await probe.ask.run(body)
+        assert isinstance(caught.value.__cause__, creche.CallCycle if target != "root" else creche.SpecInvalid)
+        assert await probe.ask.life() == 2

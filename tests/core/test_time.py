@@ -382,3 +382,20 @@ def test_a_cancelled_timer_never_calls_back() -> None:
     timer.cancel()
     heap.expire_due(2)
     assert fired == []
+
+
+async def test_a_deadline_does_not_stop_what_must_finish(autojump_clock: MockClock) -> None:
+    """A handler that goes on after its caller's time is up can still call others: it may be between two writes."""
+    seen: list[float] = []
+    async with creche.open_runtime("t") as runtime:
+        last = await runtime.start(creche.child(Clocked).options(name="last"))
+        first = await runtime.start(creche.child(Probe).options(name="first"))
+
+        async def two_writes(probe: Probe) -> None:
+            await trio.sleep(5)
+            seen.append(await last.ask.look())
+
+        with pytest.raises(creche.DeadlineExceeded):
+            await first.within(1).ask.run(two_writes)
+        await first.ask.life()
+        assert seen == [NEVER]
