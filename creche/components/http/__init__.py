@@ -6,9 +6,9 @@ connections into the backlog, and clients see a pause where they would see a ref
 
 from __future__ import annotations
 
-from ...runtime.component import ComponentSpec
+from ...runtime.component import ComponentSpec, by_environment
 from ...runtime.config import validated
-from ...runtime.spec import child
+from ...runtime.spec import Environment, child
 from .actor import HttpActor
 from .app import ASGIApp
 from .config import ServerConfig
@@ -17,7 +17,7 @@ from .handle import HttpServer
 __all__ = ["ASGIApp", "HttpServer", "ServerConfig", "default_config", "http_server"]
 
 
-def default_config(env: str) -> ServerConfig:
+def default_config(env: Environment) -> ServerConfig:
     """Loopback in development, all interfaces in production, port 8000."""
     return ServerConfig(host="0.0.0.0" if env == "production" else "127.0.0.1")  # behind the platform's firewall
 
@@ -28,7 +28,7 @@ def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http"
     Parameters
     ----------
     config
-        Where to listen, and for how long to wait; None takes `default_config("development")`. Port 0 lets the kernel
+        Where to listen, and for how long to wait; None takes the defaults of the app's environment. Port 0 lets the kernel
         choose: ask the handle for the address.
     app
         An ASGI application. Its calls to actors run in the requests' tasks, so a client that goes away cancels what it
@@ -39,6 +39,8 @@ def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http"
     ConfigInvalid
         A value is out of range.
     """
-    checked = validated(config or default_config("development"))
+    if config is None:
+        return by_environment(lambda env: http_server(default_config(env), app, name=name))
+    checked = validated(config)
     inner = child(HttpActor, checked, app).options(drain=checked.drain + 1.0)
     return ComponentSpec(name, inner, HttpServer, layer="edge")
