@@ -234,7 +234,7 @@ class Cell(Intake):
 
         A crash or a cancel leaves the call in `_current` for whoever judges.
         """
-        mailbox, queue = self._mailbox, self._mailbox.queue
+        mailbox, queue = self._mailbox, self._mailbox.open()
         left = BATCH
         while not self._ending or not self._over():
             if not queue:
@@ -360,7 +360,7 @@ class Cell(Intake):
         """Answer for everybody who waits. Casts that were accepted stay."""
         for item in self._mailbox.take_all():
             if isinstance(item, tuple):
-                self._mailbox.queue.append(item)
+                self._mailbox.put(item)
             else:
                 self.refuse(item, reason, retry_after)
 

@@ -27,6 +27,7 @@ from .envelope import QUEUED, SPILLED, Cast, Request, Waiting, WaitingCast
 T = TypeVar("T", bound=Cast | Waiting)
 
 _SWEEP_ABOVE = 32
+_NOTHING_YET: deque[Cast | Request] = deque(maxlen=0)  # stands in for a queue that has not been made; never filled
 
 
 class Mailbox:
@@ -36,7 +37,7 @@ class Mailbox:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.queue: deque[Cast | Request] = deque()
+        self.queue: deque[Cast | Request] = _NOTHING_YET
         self._dead = 0  # tombstones in the queue
         self.spill: deque[Waiting] | None = None
         self._dead_spilled = 0
@@ -56,9 +57,17 @@ class Mailbox:
     def put(self, item: Cast | Request) -> bool:
         """Append if there is room."""
         if len(self.queue) < self.capacity or not self.full():  # the first test is quick and nearly always settles it
+            if self.queue is _NOTHING_YET:
+                self.open()
             self.queue.append(item)
             return True
         return False
+
+    def open(self) -> deque[Cast | Request]:
+        """The queue, made now if nothing has needed it so far: an idle actor is a quarter larger with one."""
+        if self.queue is _NOTHING_YET:
+            self.queue = deque()
+        return self.queue
 
     def put_waiting(self, item: Waiting) -> None:
         """Append to those that wait for room."""

@@ -28,11 +28,11 @@ def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http"
     Parameters
     ----------
     config
-        Where to listen, and for how long to wait; None takes the defaults of the app's environment. Port 0 lets the kernel
-        choose: ask the handle for the address.
+        Where to listen, and for how long to wait; None takes the defaults of the app's environment. Port 0 lets the
+        kernel choose: ask the handle for the address.
     app
-        An ASGI application. Its calls to actors run in the requests' tasks, so a client that goes away cancels what it
-        waits for.
+        An ASGI application. Its calls to actors run in the requests' tasks, so a client that goes away cancels what
+        it waits for.
 
     Raises
     ------
