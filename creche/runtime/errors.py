@@ -223,6 +223,6 @@ class DomainError(CrecheError):
 
     def __init__(self, code: int, message: str, cause: BaseException | None = None) -> None:
         super().__init__(f"[{code}] {message}")
-        self.code = int(code)
+        self.code = code
         self.message = message
         self.__cause__ = cause

@@ -67,8 +67,9 @@ def response_for(error: Exception) -> tuple[int, str, str, float | None]:
     without details.
     """
     if isinstance(error, creche.DomainError):
-        code = ErrorCode(error.code)
-        return HTTP_STATUS[code], code.name, error.message, None
+        if isinstance(error.code, ErrorCode):
+            return HTTP_STATUS[error.code], error.code.name, error.message, None
+        return error.http_status, type(error).__name__, error.message, None  # a component's own
     for kind, status, text in FAILURES:
         if isinstance(error, kind):
             return status, kind.__name__, text, getattr(error, "retry_after", None)

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 import creche
+from creche import components as c
 from examples.message_service.app import Service, Settings, build
 from examples.message_service.errors import HTTP_STATUS, ErrorCode, response_for
 from examples.message_service.http_client import HttpClient, Reply
@@ -225,3 +226,7 @@ def test_every_code_of_the_domain_has_a_status() -> None:
 
 def test_an_unexpected_error_shows_nothing_of_itself() -> None:
     assert response_for(RuntimeError("secret")) == (500, "INTERNAL", "internal error", None)
+
+
+def test_a_components_own_answer_leaves_with_its_own_status() -> None:
+    assert response_for(c.db.Conflict("unique", "messages.id"))[:2] == (409, "Conflict")

@@ -18,7 +18,6 @@ with growing delays, honours `retry_after`, and reports each failure as an `Outb
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,7 +29,7 @@ from ...runtime.backoff import Backoff
 from ...runtime.context import baggage
 from ...runtime.errors import CrecheError
 from ...runtime.node import one_line
-from ..mq.message import OUTBOX_HEADER, TRACE_HEADER, Message, NotSent
+from ..mq.message import OUTBOX_HEADER, TRACE_HEADER, Message, NotSent, is_topic
 from .events import OutboxStalled
 from .work import OutboxRow
 
@@ -54,7 +53,6 @@ INSERT = """INSERT INTO creche_outbox (topic, "key", value, headers) VALUES (?, 
 _GET_DATABASE_ID = "SELECT value FROM creche_meta WHERE name = 'database_id'"
 _NEXT = """SELECT id, topic, "key", value, headers FROM creche_outbox ORDER BY id LIMIT :batch"""
 _DELETE = "DELETE FROM creche_outbox WHERE id <= :sent"
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # Kafka's rule, and so the log's
 
 RETRY = Backoff(first=0.05, factor=2.0, cap=10.0, jitter=0.2, free=0)
 
@@ -88,7 +86,7 @@ def row_of(message: Any) -> OutboxRow:
 
     A `trace_id` in the caller's baggage goes along as a header, as it does when a message is sent directly.
     """
-    if not _TOPIC.fullmatch(message.topic):
+    if not is_topic(message.topic):
         raise ValueError(f"topic {message.topic!r}: use 1 to 249 letters, digits, '.', '_' or '-'")
     if not isinstance(message.value, bytes) or not isinstance(message.key, bytes | None):
         raise TypeError("value and key of a message are bytes: use msgspec.json.encode(...) or 'text'.encode()")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import cast, final
 
@@ -18,9 +17,7 @@ from .delivery import Delivery, OnDelivery
 from .errors import GroupInvalid, TopicInvalid, Unavailable
 from .log import TopicPartition
 from .membership import Membership
-from .message import TRACE_HEADER, Ack, Message, NotSent
-
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+from .message import TRACE_HEADER, Ack, Message, NotSent, is_topic
 
 
 class Mq(ComponentHandle):
@@ -147,7 +144,7 @@ class Topics:
 
 def checked_topic(topic: str) -> str:
     """The same name; raises `TopicInvalid` if it cannot be a topic's."""
-    if _TOPIC.fullmatch(topic) is None:
+    if not is_topic(topic):
         raise TopicInvalid(topic)
     return topic
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -13,6 +14,11 @@ TRACE_HEADER: Final = "X-Trace-ID"
 
 OUTBOX_HEADER: Final = "creche-outbox-id"
 """Makes a publish idempotent: a topic takes one record per value; later ones are acknowledged with its place."""
+
+
+def is_topic(name: str) -> bool:
+    """Whether a topic may be named so: letters, digits, ``.``, ``_`` and ``-``, at most 249 of them: Kafka's rule."""
+    return re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) is not None
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -43,8 +49,8 @@ class Message(msgspec.Struct, frozen=True):
 class Received(Message, frozen=True, kw_only=True):
     """A record as a consumer's handler gets it.
 
-    `time` is when the log took it, in seconds since the epoch. `attempt` is 1 at first and counts the failures that the
-    retry policy counts; it starts anew when the record is delivered again by another incarnation of the consumer.
+    `time` is when the log took it, in seconds since the epoch. `attempt` is 1 at first and counts the failures that
+    the retry policy counts; it starts anew when the record is delivered again by another incarnation of the consumer.
     """
 
     partition: int
@@ -65,8 +71,8 @@ class Ack(msgspec.Struct, frozen=True, gc=False):
 class NotSent(msgspec.Struct, frozen=True):
     """A message of a batch that was not acknowledged.
 
-    `reason` is the error that `send_sync` would have raised: with `creche.OutcomeUnknown` the record may be in the log
-    all the same, with any other it is not.
+    `reason` is the error that `send_sync` would have raised: with `creche.OutcomeUnknown` the record may be in the
+    log all the same, with any other it is not.
     """
 
     message: Message
