@@ -116,10 +116,10 @@ class Cell(Intake):
 
     async def _incarnation(self) -> Exception | None:
         """One life. Returns what it died of; None if it was asked to end."""
-        PLACE.set(self if self._plain else Background(self))  # what a lifespan starts is no part of a message
         BAGGAGE.set(NO_BAGGAGE)
         self._spoiled = self.stuck = False
         self._begin()
+        PLACE.set(self if self._plain else Background(self))  # what a lifespan starts is no part of a message
         failure: Exception | None = None
         try:
             if self._plain:

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 import creche
 from creche.runtime import events
-from creche.runtime.context import BAGGAGE, actor_path, baggage, carrying, current_runtime
+from creche.runtime.context import BAGGAGE, PLACE, actor_path, baggage, carrying, current_runtime
 from creche.runtime.node import State
 from tests.core.support import Boom, Gate, Probe, asking, cell_of, kinds, recorded, settle
 
@@ -364,3 +364,34 @@ async def test_spawn_nobody_waits_at_the_stop(autojump_clock: MockClock) -> None
         assert await last.settled() == "value"
         assert cell_of(worker).state is State.STOPPED
         assert trio.current_time() == 0
+
+
+async def test_everything_of_a_life_knows_its_number() -> None:
+    """The place of a task tells path and incarnation, for logs: in handlers, in the lifespan, and in what it starts."""
+    seen: set[tuple[str, str, int]] = set()
+
+    async def look(where: str) -> None:
+        place = PLACE.get()
+        assert place is not None
+        seen.add((where, place.path, place.incarnation))
+
+    class Looking(Probe):
+        @asynccontextmanager
+        async def lifespan(self) -> AsyncIterator[None]:
+            await look("lifespan")
+            self.context.spawn(look, "background")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look, "its nursery")
+                yield
+
+        async def handler(self) -> None:
+            await look("handler")
+
+    async with creche.open_runtime("t") as runtime:
+        looking = await runtime.start(creche.child(Looking).options(name="a"))
+        await looking.ask.handler()
+        runtime.kill(looking, "again")
+        await looking.ask.handler()
+        await settle()
+    places = ("lifespan", "background", "its nursery", "handler")
+    assert seen == {(where, "root/a", life) for where in places for life in (1, 2)}
