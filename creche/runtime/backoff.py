@@ -43,7 +43,7 @@ class Backoff:
     def delay(self, consecutive: int, rng: Jitter) -> float:
         """Seconds before restart number `consecutive` (from 1) since the last healthy time."""
         step = consecutive - self.free - 1
-        if step < 0:
+        if step < 0 or self.first == 0:
             return 0.0
         try:
             delay = min(self.cap, self.first * self.factor**step)

@@ -193,6 +193,8 @@ class Cell(Intake):
         while not self._over():
             while not self._mailbox and not self._ending:
                 await self._park_hungry()  # without a scope: an idle actor that was never asked holds none
+            if self._over():
+                return  # told to end while it was idle: no scope is needed for that
             try:
                 with trio.CancelScope() as self._scope:
                     self._spoiled = False
@@ -338,8 +340,8 @@ class Cell(Intake):
 
     def _went_down(self, delay: float) -> None:
         """Callers wait along with the actor, but not for ever."""
-        if self.want is Want.DRAIN:
-            return
+        if self.want is Want.DRAIN or (self._plain and not delay and not self._held and self.want is Want.NOTHING):
+            return  # nobody is to wait any more, or the successor is there in this very step
         if self._patience is None:
             self._patience = Timer(self.deadlines, trio.current_time() + self.spec.down_wait, self._lose_patience)
         if self.spec.while_down == "reject" and (delay or self._held):

@@ -82,6 +82,12 @@ def test_budget_against_its_definition(restarts: int, window: int, times: list[i
         assert budget.charge(now) is (len(recent) <= restarts)
 
 
+def test_a_first_delay_of_zero_means_never_any_delay() -> None:
+    """However long the row of crashes is: growing zero must not end in the cap when the factor overflows."""
+    backoff = creche.Backoff(first=0, free=0)
+    assert {backoff.delay(crashes, random.Random(0)) for crashes in (1, 2, 64, 1024, 1025, 10**6)} == {0.0}
+
+
 def test_strategies_as_a_table() -> None:
     """one_for_one restarts the crashed child alone; rest_for_one from it to the last."""
     assert "one_for_one" not in FIRST_OF_GROUP
