@@ -42,6 +42,7 @@ class Deadlines:
         self._order = itertools.count()
         self._dead = 0
         self._scope: trio.CancelScope | None = None
+        self._sleeps_until = float("inf")  # the scope's deadline; to ask the scope costs more than the push
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -49,8 +50,8 @@ class Deadlines:
     def push(self, deadline: float, entry: Expiring) -> None:
         """Call `entry.expire` at `deadline` (seconds of `trio.current_time()`) unless it is no longer live by then."""
         heapq.heappush(self._heap, (deadline, next(self._order), entry))
-        if self._scope is not None and deadline < self._scope.deadline:
-            self._scope.deadline = deadline
+        if deadline < self._sleeps_until and self._scope is not None:
+            self._sleeps_until = self._scope.deadline = deadline
 
     def note_dead(self) -> None:
         """One pushed entry has stopped being live."""
@@ -73,8 +74,8 @@ class Deadlines:
         """Sleep and expire, until cancelled."""
         while True:
             self.expire_due(trio.current_time())
-            earliest = self._heap[0][0] if self._heap else float("inf")
-            with trio.CancelScope(deadline=earliest) as self._scope:
+            self._sleeps_until = self._heap[0][0] if self._heap else float("inf")
+            with trio.CancelScope(deadline=self._sleeps_until) as self._scope:
                 await trio.sleep_forever()
 
 

@@ -20,7 +20,7 @@ from . import events
 from .actor import Actor, MessageSpec
 from .context import BAGGAGE, PLACE, Place
 from .envelope import NEVER, RUNNING, Cast, Request, Waiting, WaitingCast
-from .errors import CallCycle, CallFailed, DeadlineExceeded, MailboxFull, NotDelivered, NotDeliveredReason
+from .errors import CallCycle, CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
 from .life import Life
 from .mailbox import Mailbox
 
@@ -98,8 +98,6 @@ class Intake(Life):
                 edges.remove(self)
 
     def _submit(self, request: Request, deadline: float) -> None:
-        if deadline != NEVER and deadline <= trio.current_time():
-            raise DeadlineExceeded(self.path, delivered=False)
         if not self._mailbox.put(request):
             self._overflow(request)
         if deadline != NEVER:
