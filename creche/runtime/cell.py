@@ -50,7 +50,7 @@ from .errors import (
 )
 from .handle import Handle
 from .intake import Intake
-from .node import Node, State, Want, one_line, stack_of, unwrap
+from .node import Node, State, Want, one_line, stack_of, unwrap, without_frames
 
 if TYPE_CHECKING:
     from .node import Parent
@@ -384,10 +384,11 @@ class Cell(Intake):
 
     def _ended(self, cause: Exception | None) -> None:
         """Everything still waiting is answered, what was kept is closed."""
+        kept = without_frames(cause)  # for as long as there are handles
 
         def refusal() -> CallFailed:
             error = ActorStopped(self.path)
-            error.__cause__ = cause
+            error.__cause__ = kept
             return error
 
         self.refusal = refusal

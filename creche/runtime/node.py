@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import trio
 
-from .errors import InternalError
+from .errors import CrecheError, InternalError
 
 if TYPE_CHECKING:
     from .events import Event
@@ -236,6 +236,24 @@ def unwrap(error: Exception) -> Exception:
         return error
     inner: Sequence[Exception] = cast("ExceptionGroup[Exception]", error).exceptions
     return unwrap(inner[0]) if len(inner) == 1 else cast("Exception", error)
+
+
+def without_frames(error: BaseException | None) -> BaseException | None:
+    """An error of the same type and content, and its causes, without tracebacks: to be kept for long.
+
+    The frames of a traceback hold everything that was alive when the error was raised.
+    """
+    if error is None:
+        return None
+    kind = type(error)
+    try:
+        twin = kind.__new__(kind, *error.args)
+        twin.args = error.args
+        twin.__dict__.update(error.__dict__)
+    except Exception:  # a type that cannot be made in this way
+        twin = CrecheError(one_line(error))
+    twin.__cause__ = without_frames(error.__cause__)
+    return twin
 
 
 def full_text(error: Exception) -> str:

@@ -101,3 +101,33 @@ async def test_a_stopped_child_is_not_kept() -> None:
             refs.append(weakref.ref(cell_of(handle).deadlines))
             await runtime.stop(handle)
         assert [node.path for node in runtime.tree()] == ["root"]
+
+
+async def test_the_last_failure_is_kept_without_its_frames() -> None:
+    """A handle to an actor that a crash has ended pins neither the dead object nor the frames of its error."""
+
+    class Odd(Exception):
+        def __init__(self, number: int, *, needed: str) -> None:
+            super().__init__(f"{number} {needed}")
+            self.number = number
+
+    class Dying(Probe):
+        async def die(self) -> None:
+            try:
+                raise KeyError("first")
+            except KeyError as cause:
+                raise Odd(7, needed="x") from cause
+
+    async with creche.open_runtime("t") as runtime:
+        dying = await runtime.start(creche.child(Dying).options(restart="temporary"))
+        with pytest.raises(creche.OutcomeUnknown) as in_hand:
+            await dying.ask.die()
+        assert in_hand.value.__cause__ is not None
+        assert in_hand.value.__cause__.__traceback__ is not None  # whoever was there sees it whole
+        with pytest.raises(creche.ActorStopped) as later:
+            await dying.ask.life()
+        last = later.value.__cause__
+        assert isinstance(last, Odd)
+        assert (str(last), last.number, last.__traceback__) == ("7 x", 7, None)
+        assert isinstance(last.__cause__, KeyError)
+        assert last.__cause__.__traceback__ is None
