@@ -245,9 +245,9 @@ class Supervisor(Life):
     # --- stopping one child -----------------------------------------------------------------------
 
     async def _retire(self, node: Node, want: Want) -> None:
-        """Politely.
+        """Ask a child to end, cancel it after its drain time, and name it in the report if that does not help either.
 
-        After its drain time by cancel; and if that does not help, by name in the report. Then wait all the same.
+        Then wait for it all the same: Trio cannot abandon a task.
         """
         at_rest = _AT_REST[want]
         node.ask_to(want)

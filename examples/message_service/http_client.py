@@ -20,7 +20,7 @@ class Reply:
 
 
 class HttpClient:
-    """For one task.
+    """One connection, for one task.
 
     Raises OSError, `trio.BrokenResourceError` or `h11.RemoteProtocolError` when the exchange broke: its outcome is
     unknown.
