@@ -6,10 +6,10 @@ constructed: every place that emits asks `if events.on:` first.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+
+from .unraisable import report_unraisable
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +149,4 @@ class EventHub:
             try:
                 hook(event)
             except Exception as error:
-                sys.unraisablehook(cast("sys.UnraisableHookArgs", _Unraisable(error, hook)))
-
-
-class _Unraisable:
-    """The shape that `sys.unraisablehook` takes; CPython's own type cannot be constructed."""
-
-    def __init__(self, error: BaseException, hook: Hook) -> None:
-        self.exc_type: type[BaseException] = type(error)
-        self.exc_value: BaseException | None = error
-        self.exc_traceback = error.__traceback__
-        self.err_msg: str | None = "Exception ignored in a creche event hook"
-        self.object: Any = hook
+                report_unraisable(error, "Exception ignored in a creche event hook", hook)

@@ -155,10 +155,9 @@ class App:
     def _layer_of(self, spec: Spec[Any]) -> Layer:
         """As declared, but never below what it depends on: that would start it too early and stop it too late."""
         own = LAYERS.index(spec.child_options.layer or spec.default_layer)
-        handles = [used.handle for used in self._used]
         for dependency in spec.dependencies():
-            for used, handle in zip(self._used, handles, strict=True):
-                if handle is dependency:
+            for used in self._used:
+                if used.handle is dependency:
                     own = max(own, LAYERS.index(used.layer))
         return LAYERS[own]
 

@@ -34,7 +34,7 @@ from ..runtime.checks import require, require_one_of
 from ..runtime.deadlines import Timer
 from ..runtime.errors import ActorStopped, IntensityExceeded, SpecInvalid, StartFailed
 from ..runtime.life import Life
-from ..runtime.node import Node, Parent, State, Verdict, Want, one_line
+from ..runtime.node import AT_REST, Node, Parent, State, Verdict, Want, one_line
 from ..runtime.spec import NAME_RULE, ChildOptions, Layer, Spec, is_name
 from .budget import Budget, Intensity
 from .handle import SupervisorHandle
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 
     from ..runtime.runtime import Runtime
 
-_AT_REST = {
-    Want.PAUSE: (State.NEW, State.WAITING, State.SUSPENDED, State.STOPPED),
-    Want.SUSPEND: (State.NEW, State.SUSPENDED, State.STOPPED),
-    Want.DRAIN: (State.NEW, State.SUSPENDED, State.STOPPED),
+_AT_REST = {  # by what a child has been asked; only for a group restart is it enough to wait at the gate
+    Want.PAUSE: AT_REST,
+    Want.SUSPEND: AT_REST - {State.WAITING},
+    Want.DRAIN: AT_REST - {State.WAITING},
 }
 _STARTED = (State.RUNNING, State.DOWN, State.WAITING, State.SUSPENDED, State.STOPPED)
 
@@ -66,7 +66,7 @@ class SupervisorSpec(Spec[SupervisorHandle]):
     def __post_init__(self) -> None:
         require_one_of(self, "strategy", STRATEGIES)
         require(self, "name", is_name(self.name), NAME_RULE)
-        names_of(self.children)
+        check_names(self.children)
 
     @property
     def child_options(self) -> ChildOptions:
@@ -123,15 +123,14 @@ def name_of(spec: Spec[Any]) -> str:
     return spec.child_options.name or spec.default_name()
 
 
-def names_of(specs: Sequence[Spec[Any]]) -> list[str]:
-    """All names; raises `SpecInvalid` for a duplicate."""
-    names: dict[str, None] = {}
+def check_names(specs: Sequence[Spec[Any]]) -> None:
+    """Raise `SpecInvalid` if two siblings have one name."""
+    taken: set[str] = set()
     for spec in specs:
         name = name_of(spec)
-        if name in names:
+        if name in taken:
             raise SpecInvalid("name", name, "siblings need different names: use .options(name=...)")
-        names[name] = None
-    return list(names)
+        taken.add(name)
 
 
 def _has_started(node: Node, incarnation: int) -> bool:

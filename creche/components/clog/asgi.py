@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Iterable
 
 import trio
 
+from ...runtime.asgi import ASGIApp, Message, Receive, Scope, Send, with_header
 from ...runtime.context import carrying
 from .logger import logger
 from .trace import TRACE_ID, from_traceparent, is_trace_id, new_trace_id
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 _TRACEPARENT = b"traceparent"
@@ -84,12 +79,8 @@ class _Exchange:
     async def _answer(self, message: Message) -> None:
         if message["type"] in _ANSWERS:
             self._status = message.get("status")
-            message = {**message, "headers": self._with_trace_id(message.get("headers") or ())}
+            message = with_header(message, _X_TRACE_ID, self._trace_id)
         await self._send(message)
-
-    def _with_trace_id(self, headers: Headers) -> list[tuple[bytes, bytes]]:
-        others = [(name, value) for name, value in headers if name.lower() != _X_TRACE_ID]
-        return [*others, (_X_TRACE_ID, self._trace_id)]
 
     def _finished(self, status: int | None, **more: object) -> None:
         if self._scope["type"] == "http":

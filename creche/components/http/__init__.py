@@ -6,11 +6,11 @@ connections into the backlog, and clients see a pause where they would see a ref
 
 from __future__ import annotations
 
+from ...runtime.asgi import ASGIApp
 from ...runtime.component import ComponentSpec, by_environment
 from ...runtime.config import validated
 from ...runtime.spec import Environment, child
 from .actor import HttpActor
-from .app import ASGIApp
 from .config import ServerConfig
 from .handle import HttpServer
 

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from ...runtime.actor import Actor, message
-from .app import ASGIApp, limited
+from ...runtime.asgi import ASGIApp
+from .app import limited
 from .config import ServerConfig
 
 if TYPE_CHECKING:

@@ -1,17 +1,10 @@
-"""The shape of an ASGI application, and the limit on its time."""
+"""The limit on an application's time."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
-
 import trio
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+from ...runtime.asgi import ASGIApp, Message, Receive, Scope, Send
 
 
 def limited(app: ASGIApp, seconds: float) -> ASGIApp:

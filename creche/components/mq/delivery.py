@@ -17,14 +17,14 @@ between testing a state and changing it; all of it runs in one thread.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, cast, final
+from typing import Final, final
 
 import trio
 from trio.lowlevel import ParkingLot
 
+from ...runtime.unraisable import report_unraisable
 from .message import Ack, Message
 
 Refusal = Callable[[], Exception]
@@ -99,18 +99,7 @@ class Delivery:
         try:
             on_delivery(result)
         except Exception as error:  # a sender's bug must not bring down the log for everybody
-            sys.unraisablehook(cast("sys.UnraisableHookArgs", _Unraisable(error, on_delivery)))
-
-
-class _Unraisable:
-    """The shape that `sys.unraisablehook` takes; CPython's own type cannot be constructed."""
-
-    def __init__(self, error: Exception, on_delivery: OnDelivery) -> None:
-        self.exc_type = type(error)
-        self.exc_value = error
-        self.exc_traceback = error.__traceback__
-        self.err_msg = "Exception ignored in on_delivery"
-        self.object: Any = on_delivery
+            report_unraisable(error, "Exception ignored in on_delivery", on_delivery)
 
 
 class Accumulator:

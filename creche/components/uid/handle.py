@@ -34,8 +34,8 @@ from .snowflake import DEFAULT_LAYOUT, Layout, Snowflake, SnowflakeGenerator, Sn
 from .uuid7 import Rollback, Uuid7Generator, is_uuid7
 
 if TYPE_CHECKING:
+    from ...runtime.asgi import ASGIApp
     from ...runtime.cell import Cell
-    from ..http.app import ASGIApp
 
 # A task that makes ids in a loop yields to the others once in so many: each time would cost more than the id.
 _YIELD_EVERY = 64

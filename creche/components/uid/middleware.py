@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from ...runtime.asgi import with_header
 from ...runtime.context import carrying
 from .uuid7 import is_uuid7
 
 if TYPE_CHECKING:
-    from ..http.app import ASGIApp, Message, Receive, Scope, Send
+    from ...runtime.asgi import ASGIApp, Message, Receive, Scope, Send
 
 _HEADER = b"x-request-id"
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
@@ -27,8 +28,7 @@ def with_request_id(app: ASGIApp, new_id: Callable[[], UUID]) -> ASGIApp:
 
         async def echoing_send(message: Message) -> None:
             if message["type"] in _STARTS:
-                others = [(name, value) for name, value in message.get("headers", ()) if name.lower() != _HEADER]
-                message = {**message, "headers": [*others, (_HEADER, request_id.encode())]}
+                message = with_header(message, _HEADER, request_id.encode())
             await send(message)
 
         with carrying(request_id=request_id):

@@ -12,7 +12,7 @@ import trio.testing
 
 import creche
 from creche.components import clog
-from creche.components.clog.asgi import ASGIApp, Message, Receive, Scope, Send
+from creche.runtime.asgi import ASGIApp, Message, Receive, Scope, Send
 from tests.components.clog.support import log_to
 
 ID = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import trio.testing
 import creche
 from creche.components import clog
 from tests.components.clog.support import log_to
+from tests.pages import programs_on, run_program
 
 ROOT = Path(__file__).parents[3]
 
@@ -134,16 +134,11 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     assert '"msg":"line"' in (tmp_path / "log").read_text()
 
 
-def test_the_page_of_the_component_runs() -> None:
+def test_the_page_of_the_component_runs(tmp_path: Path) -> None:
     """The example of docs/components/clog.md prints the line that stands below it."""
-    page = (ROOT / "docs" / "components" / "clog.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    first, second = map(json.loads, run.stdout.splitlines())
+    page = "docs/components/clog.md"
+    (program,), (shown,) = programs_on(page), programs_on(page, "json")
+    first, second = map(json.loads, run_program(program, tmp_path, "-W", "error"))
     assert {**first, "time": None} == {**json.loads(shown), "time": None}
     assert list(first) == list(json.loads(shown))
     assert (second["msg"], second["error_type"]) == ("order failed", "TimeoutError")
-    assert run.stderr == ""

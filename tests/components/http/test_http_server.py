@@ -11,7 +11,7 @@ import trio
 
 import creche
 from creche.components.http import ASGIApp, ServerConfig, http_server
-from creche.components.http.app import Receive, Scope, Send
+from creche.runtime.asgi import Receive, Scope, Send
 
 Connection = tuple[trio.SocketStream, bytes]
 REQUEST = b"GET /%b HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
