@@ -3,6 +3,7 @@
 from .components.http import ServerConfig as ServerConfig
 from .components.http import http_server as http_server
 from .runtime.actor import Actor as Actor
+from .runtime.actor import batched as batched
 from .runtime.actor import message as message
 from .runtime.backoff import Backoff as Backoff
 from .runtime.context import current_deadline as current_deadline
@@ -26,6 +27,8 @@ from .runtime.errors import TreeFailed as TreeFailed
 from .runtime.errors import Unavailable as Unavailable
 from .runtime.handle import Handle as Handle
 from .runtime.runtime import Runtime as Runtime
+from .runtime.slots import BatchItem as BatchItem
+from .runtime.slots import ReplySlot as ReplySlot
 from .runtime.spec import child as child
 from .supervisors.app import App as App
 from .supervisors.app import Running as Running

@@ -8,16 +8,21 @@ starts.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from .errors import SpecInvalid
 
 if TYPE_CHECKING:
     from .context import ActorContext
+    from .slots import BatchItem
 
+OnCallerGone = Literal["finish", "cancel"]
+A = TypeVar("A")
+T = TypeVar("T")
+R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 # Names that the runtime gives a meaning of its own. They are overridden, not sent.
@@ -27,10 +32,25 @@ _OPTIONS = "__creche_message__"
 
 @dataclass(frozen=True, slots=True)
 class MessageOptions:
-    """What `@message(...)` declares. See there."""
+    """What `@message(...)` or `@batched(...)` declares. See there."""
 
-    on_caller_gone: Literal["finish", "cancel"] = "finish"
+    on_caller_gone: OnCallerGone = "finish"
     raises: tuple[type[Exception], ...] = ()
+    concurrency: int | None = None
+    key: Callable[..., Hashable] | None = None
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_caller_gone not in ("finish", "cancel"):
+            raise SpecInvalid("on_caller_gone", self.on_caller_gone, "use 'finish' or 'cancel'")
+        for kind in self.raises:
+            if not _is_exception_class(kind):
+                raise SpecInvalid("raises", kind, "name subclasses of Exception")
+        for name, count in (("concurrency", self.concurrency), ("limit", self.batch)):
+            if count is not None and not (type(count) is int and count >= 1):
+                raise SpecInvalid(name, count, "use a whole number, 1 or more")
+        if self.key is not None and not callable(self.key):
+            raise SpecInvalid("key", self.key, "pass a function that takes the message's arguments and returns its key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +58,20 @@ class MessageSpec:
     """One row of an actor class's message table, flattened for the hot path."""
 
     name: str
-    cancel_when_gone: bool
-    raises: tuple[type[Exception], ...]
+    cancel_when_gone: bool = False
+    raises: tuple[type[Exception], ...] = ()
+    concurrency: int = 0  # 0: serial
+    batch: int = 0  # 0: one at a time
+    key: Callable[..., Hashable] | None = None
+    special: bool = False  # not for the loop itself: concurrent or batched
 
 
 def message(
     *,
-    on_caller_gone: Literal["finish", "cancel"] = "finish",
+    on_caller_gone: OnCallerGone = "finish",
     raises: type[Exception] | tuple[type[Exception], ...] = (),
+    concurrency: int | None = None,
+    key: Callable[..., Hashable] | None = None,
 ) -> Callable[[F], F]:
     """Declare options of one message.
 
@@ -59,6 +85,13 @@ def message(
     raises
         Exceptions that are answers: they reach the caller and the actor lives. `DomainError` and `Unavailable` always
         are. Every other exception crashes the incarnation.
+    concurrency
+        How many handlers of this message may run at once, each in a task of its own beside the other messages; they
+        interleave at awaits. Further ones wait at the head of the mailbox, and what comes after them waits too.
+        Default: serial, one message after the other.
+    key
+        For actors with ``overflow="latest_by_key"``: takes the message's arguments and returns a hashable. A cast whose
+        key waits already replaces the waiting one, in its place.
 
     Raises
     ------
@@ -66,16 +99,59 @@ def message(
         An option has a value that it cannot take.
     """
     declared = raises if isinstance(raises, tuple) else (raises,)
-    if on_caller_gone not in ("finish", "cancel"):
-        raise SpecInvalid("on_caller_gone", on_caller_gone, "use 'finish' or 'cancel'")
-    for kind in declared:
-        if not _is_exception_class(kind):
-            raise SpecInvalid("raises", kind, "name subclasses of Exception")
-    options = MessageOptions(on_caller_gone, declared)
+    options = MessageOptions(on_caller_gone, declared, concurrency, key)
 
     def mark(function: F) -> F:
         setattr(function, _OPTIONS, options)
         return function
+
+    return mark
+
+
+def batched(
+    *,
+    limit: int,
+    on_caller_gone: OnCallerGone = "finish",
+    raises: type[Exception] | tuple[type[Exception], ...] = (),
+) -> Callable[[Callable[[A, Sequence[BatchItem[T, R]]], Awaitable[None]]], Callable[[A, T], Coroutine[Any, Any, R]]]:
+    """Declare a message that is handled together with all of its kind that are waiting.
+
+    The handler takes a sequence of `BatchItem`; each has the one argument of a call as its `value`, and is its reply
+    slot. The message itself is what callers see: ``await handle.ask.get(key)``. ::
+
+        @creche.batched(limit=100)
+        async def get(self, items: Sequence[creche.BatchItem[str, bytes]]) -> None:
+            found = await self._read([item.value for item in items])
+            for item in items:
+                item.reply(found[item.value])
+
+    A batch takes what waits at the head of the mailbox without a message of another kind in between, so that order is
+    kept. Items that are not answered when the handler ends may be answered later, as deferred replies are.
+
+    Parameters
+    ----------
+    limit
+        The most items of one batch.
+    on_caller_gone
+        A caller that goes leaves at once in any case. With ``"cancel"`` the handler is cancelled when all of its
+        callers have gone; a cast never goes.
+    raises
+        As in `message`. An answer that leaves the handler is given, in copies, to each item that is not answered yet.
+
+    Raises
+    ------
+    SpecInvalid
+        An option has a value that it cannot take.
+    """
+    declared = raises if isinstance(raises, tuple) else (raises,)
+    options = MessageOptions(on_caller_gone, declared, batch=limit)
+
+    def mark(
+        function: Callable[[A, Sequence[BatchItem[T, R]]], Awaitable[None]],
+    ) -> Callable[[A, T], Coroutine[Any, Any, R]]:
+        setattr(function, _OPTIONS, options)
+        # What callers of the message see: one argument, one reply. The loop calls the function as it is.
+        return cast("Callable[[A, T], Coroutine[Any, Any, R]]", function)
 
     return mark
 
@@ -130,10 +206,7 @@ def _message_spec(owner: type, name: str, member: object, inherited: MessageSpec
     if inspect.isasyncgenfunction(member):
         raise SpecInvalid(where, member, "a message answers once; hand out a memory channel for a stream")
     if inspect.iscoroutinefunction(member) or hasattr(member, _OPTIONS):
-        options: MessageOptions | None = getattr(member, _OPTIONS, None)
-        if options is not None:
-            return MessageSpec(name, options.on_caller_gone == "cancel", options.raises)
-        return inherited or MessageSpec(name, cancel_when_gone=False, raises=())
+        return _row(name, getattr(member, _OPTIONS, None), inherited)
     if inspect.isfunction(member):
         raise SpecInvalid(
             where, member, "public methods are messages: make it `async def`, or private (leading underscore)"
@@ -141,3 +214,19 @@ def _message_spec(owner: type, name: str, member: object, inherited: MessageSpec
     if inherited is not None:
         raise SpecInvalid(where, member, "hides a message of the base class by something that is no message")
     return None
+
+
+def _row(name: str, options: MessageOptions | None, inherited: MessageSpec | None) -> MessageSpec:
+    if options is not None:
+        return MessageSpec(
+            name,
+            cancel_when_gone=options.on_caller_gone == "cancel",
+            raises=options.raises,
+            concurrency=options.concurrency or 0,
+            batch=options.batch or 0,
+            key=options.key,
+            special=options.concurrency is not None or options.batch is not None,
+        )
+    if inherited is None or inherited.batch:  # what overrides a batched message without saying so takes one at a time
+        return MessageSpec(name)
+    return inherited

@@ -20,7 +20,10 @@ Waking: the task parks with `_parked` set and is woken by whoever clears it, so 
 to do" and parking there is no await, else a message that comes in between would not be seen.
 
 The mailbox is popped one message at a time, after a look at `_ending`: a message that is taken is a message in hand.
-The one in hand when the incarnation dies gets `OutcomeUnknown`; those still waiting stay, in order.
+The one in hand when the incarnation dies gets `OutcomeUnknown`; those still waiting stay, in order. Batched and
+concurrent messages, and deferred replies, are in flight beside it: see `flights`. Timers and control messages have a
+lane of their own, see `agenda`; `_ending` makes the loop look at that, too. An incarnation that ends in an orderly way
+waits for what is in flight.
 """
 
 from __future__ import annotations
@@ -33,10 +36,11 @@ from trio.lowlevel import Abort, checkpoint, reschedule, wait_task_rescheduled
 
 from . import events
 from .actor import Actor, MessageSpec
+from .agenda import Agenda
 from .companion import Companion
 from .context import BAGGAGE, NO_BAGGAGE, PLACE, ActorContext, Background, Lease
 from .deadlines import Timer
-from .envelope import CANCELLING, NEVER, QUEUED, RUNNING, Cast, Request
+from .envelope import CANCELLING, DEFERRED, NEVER, QUEUED, RUNNING, Cast, KeyedCast, Request
 from .errors import (
     ActorStopped,
     CallFailed,
@@ -48,16 +52,21 @@ from .errors import (
     PeerFailed,
     Unavailable,
 )
-from .handle import Handle
+from .flights import Activity, Flights
+from .handle import Handle, Statistics
 from .intake import Intake
 from .node import Node, State, Want, one_line, stack_of, unwrap, without_frames
 
 if TYPE_CHECKING:
     from .node import Parent
     from .runtime import Runtime
+    from .slots import ReplySlot
     from .spec import ChildOptions
 
 T = TypeVar("T")
+
+EXIT, CUT = 1, 2  # the actor has decided to end; it has been cancelled
+_JOB = MessageSpec("(timer)")  # a job is no message, but what may leave it is judged in the same way
 
 # At most so many messages per wake: everybody else's latency is bounded by it, and 64 already has all of the throughput
 # (measured).
@@ -101,7 +110,7 @@ class Cell(Intake):
         self._life: trio.CancelScope | None = None
         self._spoiled = False  # the message scope has been cancelled
         self._current: Request | None = None
-        self._cast_in_hand: str | None = None
+        self._cast_in_hand: MessageSpec | None = None
         self._companion: Companion | None = None
         self._kept: dict[str, tuple[Any, Callable[[Any], object]]] | None = None
         self._patience: Timer | None = None
@@ -153,7 +162,7 @@ class Cell(Intake):
                     BAGGAGE.set(NO_BAGGAGE)
                     # An exit that hangs must not hold up the restart.
                     self._life.deadline = trio.current_time() + self.spec.shutdown
-            if died_of is None and not self._ending:
+            if died_of is None and not self.ends:
                 died_of = IncarnationEnded(self.path)
         # Reached also when a cancel of ours cut the exit short: the error that began the exit is the one that counts.
         return None if died_of is None else unwrap(died_of)
@@ -176,7 +185,6 @@ class Cell(Intake):
         if self._companion is not None:
             with trio.CancelScope(shield=True):
                 await self._companion.join()
-            self._companion = None
         self._scope = self._life = None
         cause, self._condemned = self._condemned, None  # kept, it would pin the dead incarnation's frames
         return cause
@@ -194,7 +202,7 @@ class Cell(Intake):
             while not self._mailbox and not self._ending:
                 await self._park_hungry()  # without a scope: an idle actor that was never asked holds none
             if self._over():
-                return  # told to end while it was idle: no scope is needed for that
+                break  # told to end while it was idle: no scope is needed for that
             try:
                 with trio.CancelScope() as self._scope:
                     self._spoiled = False
@@ -203,11 +211,29 @@ class Cell(Intake):
                 if not self._answers_while_unwinding(error):
                     raise
             self._unwound()
+        await self._land()
+
+    async def _land(self) -> None:
+        """What is in flight was taken as much as a message in hand: wait for it, unless the end is not an orderly one.
+
+        Whoever only waits for a deferred reply when the actor itself has decided to end is not waited for.
+        """
+        while self._condemned is None and self._exiting is not CUT and self._in_flight(self._exiting is not EXIT):
+            await self._park()
+
+    def _in_flight(self, with_deferred: bool = True) -> int:
+        flights = None if self._companion is None else self._companion.flights
+        if flights is None:
+            return 0
+        return len(flights) if with_deferred else len(flights.running)
 
     def _answers_while_unwinding(self, error: Exception) -> bool:
         """Whether it is an answer that came out of a cancelled handler in one group with the cancellation."""
+        flights = None if self._companion is None else self._companion.flights
+        if flights is not None and flights.batch:
+            return self._spoiled and flights.answer_batch(flights.batch[0].spec, error)
         request = self._current
-        answer = None if request is None or not self._spoiled else self._as_answer(request.spec, error)
+        answer = None if request is None or not self._spoiled else self.as_answer(request.spec, error)
         if request is None or answer is None:
             return False
         self._current = None
@@ -221,15 +247,37 @@ class Cell(Intake):
             self._current = None
             if request.state == CANCELLING:
                 request.unwound()
+        if self._companion is not None and self._companion.flights is not None:
+            self._companion.flights.drop_batch()
         if self.stuck:
             self.stuck = False
             self.refusal = self._closed if self.want is Want.DRAIN else None
 
     def _over(self) -> bool:
         """Whether no further message is to be taken."""
-        if not self._ending:
+        if not self._ending or not self.ends:
             return False
-        return self._condemned is not None or self._exiting or self.want is not Want.DRAIN or not self._mailbox
+        if self._condemned is not None or self._exiting or self.want is not Want.DRAIN:
+            return True
+        return not self._mailbox and not self._in_flight()
+
+    @property
+    def ends(self) -> bool:
+        """Whether this incarnation has been told to end, in whatever way."""
+        return self.want is not Want.NOTHING or bool(self._exiting) or self._condemned is not None
+
+    async def _attend(self) -> bool:
+        """There is something besides mail. False: leave the loop."""
+        agenda = None if self._companion is None else self._companion.agenda
+        while agenda and not self._over() and not self._spoiled:
+            BAGGAGE.set(NO_BAGGAGE)
+            try:
+                await agenda.take().run()
+            except Exception as error:
+                if self.as_answer(_JOB, error) is None:
+                    raise
+        self._ending = self.ends or bool(agenda)
+        return not self._over() and not self._spoiled
 
     async def _messages(self, actor: Actor) -> None:
         """The hot path, in one piece: a coroutine of its own for each message would cost a tenth of a call.
@@ -238,7 +286,7 @@ class Cell(Intake):
         """
         mailbox, queue = self._mailbox, self._mailbox.open()
         left = BATCH
-        while not self._ending or not self._over():
+        while not self._ending or await self._attend():
             if not queue:
                 self._parked = self._hungry = True
                 await wait_task_rescheduled(self._unpark)
@@ -249,9 +297,15 @@ class Cell(Intake):
                 if mailbox.spill is not None:
                     mailbox.popped()
                 await self._handle_cast(actor, item)
+            elif isinstance(item, KeyedCast):
+                await self._handle_cast(actor, mailbox.release(item))
             elif item.state != QUEUED:
                 mailbox.skipped()
                 continue
+            elif item.spec.special:
+                if mailbox.spill is not None:
+                    mailbox.popped()
+                await self._handle_special(actor, item.spec, item)
             else:
                 if mailbox.spill is not None:
                     mailbox.popped()
@@ -272,7 +326,7 @@ class Cell(Intake):
                     try:
                         value = await coroutine
                     except Exception as error:
-                        answer = self._as_answer(spec, error)
+                        answer = self.as_answer(spec, error)
                         if answer is None:
                             raise
                         item.answer(answer)
@@ -292,22 +346,58 @@ class Cell(Intake):
         if expires != NEVER and expires <= trio.current_time():
             self.dead_letter(spec.name, "expired")
             return
+        if spec.special:
+            await self._handle_special(actor, spec, item)
+            return
         BAGGAGE.set(baggage)
         try:
             coroutine = getattr(actor, spec.name)(*args, **kwargs)
         except TypeError:
             self.dead_letter(spec.name, "wrong arguments")
             return
-        self._cast_in_hand = spec.name
+        self._cast_in_hand = spec
         try:
             await coroutine
         except Exception as error:
-            if self._as_answer(spec, error) is None:
+            if self.as_answer(spec, error) is None:
                 raise
         self._cast_in_hand = None
         self.handled += 1
 
-    def _as_answer(self, spec: MessageSpec, error: Exception) -> Exception | None:
+    async def _handle_special(self, actor: Actor, spec: MessageSpec, item: Cast | Request) -> None:
+        """A message that has been taken and does not go through this task alone: see `flights`."""
+        flights = self.flights()
+        if spec.batch:
+            await self._handle_batch(actor, spec, item, flights)
+        elif not flights.has_room(spec):
+            self._mailbox.put_back(item)
+            await self._park()  # until an activity has ended: order is kept
+        elif not self._expired(item):
+            flights.start(actor, spec, item)
+            self.handled += 1
+
+    async def _handle_batch(self, actor: Actor, spec: MessageSpec, first: Cast | Request, flights: Flights) -> None:
+        messages: list[Cast | Request] = []
+        following: Cast | Request | None = first
+        while following is not None:
+            if not self._expired(following):
+                messages.append(following)
+            following = self._mailbox.take_another(spec) if len(messages) < spec.batch else None
+        await flights.handle_batch(actor, spec, messages)
+        self.handled += len(messages)
+
+    def _expired(self, item: Cast | Request) -> bool:
+        """Whether its time ran out while it waited; then it has been dealt with."""
+        deadline = item[4] if isinstance(item, tuple) else item.deadline
+        if deadline == NEVER or deadline > trio.current_time():
+            return False
+        if isinstance(item, tuple):
+            self.dead_letter(item[0].name, "expired")
+        else:
+            item.too_late()
+        return True
+
+    def as_answer(self, spec: MessageSpec, error: Exception) -> Exception | None:
         """What a caller gets for an error that is no crash; None for a crash."""
         error = unwrap(error)
         if isinstance(error, (DomainError, Unavailable)) or (spec.raises and isinstance(error, spec.raises)):
@@ -372,11 +462,14 @@ class Cell(Intake):
         Its caller gets its own exception object; the crash is the cause.
         """
         request, self._current = self._current, None
-        if request is not None and request.live():
+        if request is not None and request.live() and request.state != DEFERRED:
             request.fail(OutcomeUnknown(self.path), failure)
-        name, self._cast_in_hand = self._cast_in_hand, None
-        if name is not None:
-            self.dead_letter(name, "crash")
+        spec, self._cast_in_hand = self._cast_in_hand, None
+        if spec is not None:
+            self.dead_letter(spec.name, "crash")
+        companion, self._companion = self._companion, None
+        if companion is not None:
+            companion.end(failure)
 
     def _abandon(self) -> None:
         self._revoke_lease()
@@ -414,7 +507,8 @@ class Cell(Intake):
 
     def cancel(self, reason: str) -> None:
         """See `Node`."""
-        self._exiting = self._ending = True
+        self._exiting = CUT
+        self._ending = True
         scope = self._life or self._scope
         if scope is not None:
             self._spoiled = True
@@ -429,7 +523,13 @@ class Cell(Intake):
 
     def exit(self) -> None:
         """See `ActorContext.exit`."""
-        self._exiting = self._ending = True
+        self._exiting = self._exiting or EXIT
+        self._ending = True
+        self.wake()
+
+    def attend(self) -> None:
+        """There is something in the lane: look at it before the next message."""
+        self._ending = True
         self.wake()
 
     def declare_stuck(self) -> None:
@@ -438,8 +538,12 @@ class Cell(Intake):
             self.stuck = True
             self.refusal = self._is_stuck
             self._refuse_calls("stuck", self.spec.unwind_grace)
-            if self.runtime.events.on:
-                self.emit(events.Stuck, stack_of(self._task))
+            self.tell_stuck(self._task)
+
+    def tell_stuck(self, task: trio.lowlevel.Task | None) -> None:
+        """See `Intake`."""
+        if self.runtime.events.on:
+            self.emit(events.Stuck, stack_of(task))
 
     def _is_stuck(self) -> CallFailed:
         return NotDelivered(self.path, "stuck", self.spec.unwind_grace)
@@ -451,6 +555,33 @@ class Cell(Intake):
         if self._companion is None:
             self._companion = Companion(self)
         return self._companion
+
+    def flights(self) -> Flights:
+        """What this incarnation has in flight."""
+        companion = self.companion()
+        if companion.flights is None:
+            companion.flights = Flights(self)
+        return companion.flights
+
+    def agenda(self) -> Agenda:
+        """The lane and the timers of this incarnation."""
+        companion = self.companion()
+        if companion.agenda is None:
+            companion.agenda = Agenda(self)
+        return companion.agenda
+
+    def defer(self) -> ReplySlot[Any]:
+        """See `ActorContext.defer`."""
+        place = PLACE.get()
+        if isinstance(place, Activity):
+            return self.flights().defer(place.spec, place.take_slot())
+        request, spec = (self._current, self._cast_in_hand) if place is self else (None, None)
+        if request is not None and request.state != DEFERRED:
+            return self.flights().defer(request.spec, request)
+        if spec is None:
+            raise RuntimeError(f"{self.path}: there is no message in hand whose reply slot could be taken")
+        self._cast_in_hand = None
+        return self.flights().defer(spec, None)
 
     def handle(self) -> Handle[Any]:
         """A new handle to this cell."""
@@ -480,16 +611,38 @@ class Cell(Intake):
 
     # --- being looked at --------------------------------------------------------------------------
 
+    def statistics(self) -> Statistics:
+        """See `Handle.statistics`."""
+        return Statistics(
+            path=self.path,
+            state=self.state.value,
+            incarnation=self.incarnation,
+            restarts=self.restarts,
+            queued=self.queued,
+            in_flight=self._in_flight(),
+            handled=self.handled,
+            revoked=self.revoked,
+            discarded=self.discarded,
+        )
+
     def children(self) -> Sequence[Node]:
         """See `Node`."""
         return ()
+
+    def at_their_limit(self) -> Sequence[Sequence[Activity]]:
+        """See `Intake`."""
+        flights = None if self._companion is None else self._companion.flights
+        return () if flights is None else flights.at_their_limit()
 
     @property
     def inherited_deadline(self) -> float:
         """Part of `Place`: the deadline of the message in hand."""
         # Only while somebody waits: when the caller of a "finish" message has run out of time, what the handler still
         # has to do must not be stopped by that same time.
-        return NEVER if self._current is None or not self._current.live() else self._current.deadline
+        if self._current is not None:
+            return self._current.deadline if self._current.live() else NEVER
+        flights = None if self._companion is None else self._companion.flights
+        return NEVER if flights is None else flights.batch_deadline()
 
     @property
     def serial(self) -> Cell:

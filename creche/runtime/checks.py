@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .errors import SpecInvalid
 
 
@@ -22,3 +24,10 @@ def require_number(owner: object, name: str, *, at_least: float = 0.0, whole: bo
     kinds = int if whole else (int, float)
     holds = isinstance(value, kinds) and not isinstance(value, bool) and value >= at_least  # False for NaN
     require(owner, name, holds, f"a {'whole ' if whole else ''}number of at least {at_least:g}")
+
+
+def require_seconds(name: str, value: object, *, above_zero: bool = False) -> None:
+    """Raise `SpecInvalid` unless `value` is a finite number of seconds, not negative, and above zero if asked."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (above_zero and not value):  # type: ignore[operator]  # it is a number here
+        raise SpecInvalid(name, value, f"a finite number of seconds, {'above 0' if above_zero else '0 or more'}")

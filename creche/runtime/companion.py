@@ -1,9 +1,9 @@
-"""The companion task: owner of an incarnation's background work.
+"""The companion: owner of all that an incarnation does besides its messages in hand.
 
 A nursery opened inside a handler would be cancelled with that handler's caller, and left open across messages it would
-corrupt the stack of cancel scopes. So background work has a task of its own, started on first use from the supervisor's
-nursery with clean context variables. If it fails, the incarnation is cancelled with its error; the actor joins it
-before it restarts, so that two incarnations never overlap.
+corrupt the stack of cancel scopes. So background work and concurrent messages run in a task of their own, started on
+first use from the supervisor's nursery with clean context variables. If it fails, the incarnation is cancelled with its
+error; the actor joins it before it restarts, so that two incarnations never overlap.
 """
 
 from __future__ import annotations
@@ -17,45 +17,61 @@ from .context import PLACE, Background
 from .node import unwrap
 
 if TYPE_CHECKING:
+    from .agenda import Agenda
     from .cell import Cell
+    from .flights import Flights
 
 Job = tuple[Callable[..., Awaitable[object]], tuple[Any, ...]]
 
 
 class Companion:
-    """See above. One per incarnation at most."""
+    """See above. One per incarnation at most; each part of it is made when something needs it."""
+
+    __slots__ = ("_cell", "_early", "_nursery", "_over", "_scope", "agenda", "flights")
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
-        self._scope = trio.CancelScope()
+        self._scope: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
         self._early: list[Job] = []  # spawned before the task has opened its nursery
-        self._over = trio.Event()
-        self.failure: Exception | None = None
-        cell.runtime.clean_context.run(cell.parent.nursery.start_soon, self._run)
+        self._over: trio.Event | None = None
+        self.flights: Flights | None = None
+        self.agenda: Agenda | None = None
 
     def spawn(self, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         """Start a background task."""
-        if self._nursery is None:
-            self._early.append((fn, args))
-        else:
+        if self._nursery is not None:
             self._nursery.start_soon(fn, *args)
+            return
+        self._early.append((fn, args))
+        if self._scope is None:
+            self._scope = trio.CancelScope()
+            self._over = trio.Event()
+            self._cell.runtime.clean_context.run(self._cell.parent.nursery.start_soon, self._run, self._scope)
 
     async def join(self) -> None:
         """Cancel all background work and wait until it has ended."""
-        self._scope.cancel("the incarnation has ended")
-        await self._over.wait()
+        if self._scope is not None and self._over is not None:
+            self._scope.cancel("the incarnation has ended")
+            await self._over.wait()
 
-    async def _run(self) -> None:
+    def end(self, cause: BaseException | None) -> None:
+        """The incarnation has ended: answer for what is in flight, stop the timers."""
+        if self.flights is not None:
+            self.flights.lose(cause)
+        if self.agenda is not None:
+            self.agenda.end()
+
+    async def _run(self, scope: trio.CancelScope) -> None:
         PLACE.set(Background(self._cell))
         try:
-            with self._scope:
+            with scope:
                 await self._hold_nursery()
         except Exception as error:
-            self.failure = unwrap(error)
-            self._cell.condemn(self.failure)
+            self._cell.condemn(unwrap(error))
         finally:
-            self._over.set()
+            if self._over is not None:
+                self._over.set()
 
     async def _hold_nursery(self) -> None:
         async with trio.open_nursery() as self._nursery:

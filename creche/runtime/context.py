@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 from trio.lowlevel import current_task
 
 if TYPE_CHECKING:
+    from .agenda import Alarm
     from .cell import Cell
     from .handle import Handle
-    from .intake import Intake
     from .runtime import Runtime
+    from .slots import ReplySlot
+    from .waits import Waiter
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -45,8 +47,8 @@ class Place(Protocol):
     def inherited_deadline(self) -> float: ...
 
     @property
-    def serial(self) -> Intake | None:
-        """The cell that takes no message before this task is done; None if it does not wait for this task."""
+    def serial(self) -> Waiter | None:
+        """The handler that waits for what this task waits for; None if no handler does."""
 
 
 class Lease(Protocol):
@@ -74,7 +76,7 @@ class Background:
         self.incarnation: int = cell.incarnation
 
     @property
-    def serial(self) -> Intake | None:
+    def serial(self) -> Waiter | None:
         """The actor cannot take messages while its own task is busy with the lifespan; no message waits for others."""
         return self._cell if current_task() is self._cell.task else None
 
@@ -156,8 +158,31 @@ class ActorContext:
         """
         self._cell.companion().spawn(fn, args)
 
+    def after(self, seconds: float, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> Alarm:
+        """Await `fn(*args)` once, `seconds` from now, in turn with the messages, before those that wait.
+
+        Returns an `Alarm`, which can be cancelled. It ends with this incarnation. An error in `fn` is what it would be
+        in the handler of a cast. Raises `SpecInvalid`.
+        """
+        return self._cell.agenda().set_alarm(seconds, None, fn, args)
+
+    def every(self, seconds: float, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> Alarm:
+        """As `after`, again and again, the first time `seconds` from now.
+
+        Ticks that come due while an earlier one still waits are skipped.
+        """
+        return self._cell.agenda().set_alarm(seconds, seconds, fn, args)
+
+    def defer(self) -> ReplySlot[Any]:
+        """Take the reply slot of the message in hand, to answer later or from elsewhere in this incarnation.
+
+        The handler returns ``slot.later()``, then or at any time after; what it returns is not the answer. Its caller
+        leaves at once when it is cancelled. Raises RuntimeError if there is no message in hand or its slot is taken.
+        """
+        return self._cell.defer()
+
     def exit(self) -> None:
-        """End this incarnation after the message in hand.
+        """End this incarnation after the messages in hand; who waits for a deferred reply is not waited for.
 
         A permanent actor starts anew; a transient or temporary one is done.
         """

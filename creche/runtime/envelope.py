@@ -8,20 +8,26 @@ unwrap one more object would cost an eighth of a call. A cast is a bare tuple, b
 objects make the garbage collector the bottleneck.
 
     QUEUED ──taken──▶ RUNNING ──caller gone, message says "cancel"──▶ CANCELLING
-       │                 │                                                │
-       └───────────────▶ SETTLED ◀────────────────────────────────────────┘
+       │               │   │                                              │
+       │               │   └──reply slot taken──▶ DEFERRED                │
+       │               ▼                             │                    │
+       └───────────▶ SETTLED ◀───────────────────────┴────────────────────┘
 
 * QUEUED, caller gone or time over: revoked. It stays in the mailbox as a tombstone and never runs.
 * RUNNING, caller gone: "finish" settles at once and the handler's reply finds nobody; "cancel" cancels the handler
   and settles when it has unwound (CANCELLING), or after `unwind_grace`, when the cell is declared stuck.
+* DEFERRED: the handler has taken the reply slot and may end; the answer comes through the slot. A caller that goes
+  leaves at once.
 * The first transition into SETTLED is the outcome. Later ones are counted no-ops, never errors.
+
+Many calls of one caller (`Together`) park it once: it is woken when the last of them is settled.
 
 Nothing here awaits between testing a state and changing it; all of it runs in one thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import outcome
@@ -33,23 +39,28 @@ from .context import Baggage
 from .errors import CallFailed, DeadlineExceeded, OutcomeUnknown
 
 if TYPE_CHECKING:
+    from .flights import Activity, Flight
     from .intake import Intake
+    from .waits import Waiter
 
 # In the order of a message's life. Up to SPILLED it waits in the mailbox; SPILLED: in its overflow queue, for room.
-QUEUED, SPILLED, RUNNING, CANCELLING, SETTLED = range(5)
+QUEUED, SPILLED, RUNNING, CANCELLING, DEFERRED, SETTLED = range(6)
+KEYED = -1  # a cast that a later one of the same key replaces: it only ever waits
 NEVER = float("inf")
 
 # (message, args, kwargs, the sender's baggage, expires at)
 Cast = tuple[MessageSpec, tuple[Any, ...], Mapping[str, Any], Baggage, float]
 
 
-class _Timing:
-    """What only requests with a deadline, or whose handler had to be cancelled, need to remember."""
+class _Rare:
+    """What most requests never have: a deadline, a handler that must be cancelled or has a task, a deferred reply."""
 
-    __slots__ = ("entries", "grace_until", "raise_cancel")
+    __slots__ = ("activity", "entries", "flight", "grace_until", "raise_cancel")
 
     def __init__(self) -> None:
+        self.activity: Activity | None = None
         self.entries = 0  # in the deadline heap
+        self.flight: Flight | None = None
         self.grace_until = NEVER
         self.raise_cancel: Callable[[], NoReturn] | None = None
 
@@ -59,7 +70,7 @@ class Request(outcome.Outcome[Any]):
 
     __slots__ = (
         "_error",
-        "_timing",
+        "_rare",
         "_value",
         "args",
         "baggage",
@@ -88,42 +99,70 @@ class Request(outcome.Outcome[Any]):
         self.task = task
         self.state = QUEUED
         self.deadline = NEVER
-        self._timing: _Timing | None = None
+        self._rare: _Rare | None = None
         self._value: Any = None
         self._error: BaseException | None = None
 
     # --- the ways out: the first one taken is the outcome -----------------------------------------
 
     def reply(self, value: object) -> None:
-        """The handler has returned."""
+        """The handler has returned. That is no answer if the reply is deferred."""
+        self._settle(value, None)
+
+    def reply_late(self, value: object) -> None:
+        """The answer of a deferred reply."""
+        self._land()
         self._settle(value, None)
 
     def answer(self, error: Exception) -> None:
         """The handler has answered with an error, which is the caller's own object already."""
+        self._land()
         self._settle(None, error)
 
     def fail(self, error: CallFailed, cause: BaseException | None = None) -> None:
         """It will not be answered. `error` is made for this caller."""
         error.__cause__ = cause
+        self._land()
         self._settle(None, error)
+
+    def defer(self, flight: Flight) -> None:
+        """Its handler has taken the reply slot: from now on `flight` answers."""
+        self.state = DEFERRED
+        self._rarely().flight = flight
+
+    def handled_by(self, activity: Activity) -> None:
+        """Its handler has a task of its own."""
+        self._rarely().activity = activity
+
+    def handler(self) -> Waiter:
+        """Who is at work on it while it is RUNNING."""
+        activity = None if self._rare is None else self._rare.activity
+        return self.cell if activity is None else activity
+
+    def _land(self) -> None:
+        if self.state == DEFERRED:
+            self.state = RUNNING
+            if self._rare is not None and self._rare.flight is not None:
+                self._rare.flight.landed()
 
     def unwound(self) -> None:
         """The handler ended because its caller had gone (CANCELLING): let the caller go as it was about to."""
-        if self._timing is None or self._timing.raise_cancel is None:
+        if self._rare is None or self._rare.raise_cancel is None:
             self.fail(DeadlineExceeded(self.cell.path, delivered=True))
             return
         try:
-            self._timing.raise_cancel()
+            self._rare.raise_cancel()
         except BaseException as cancelled:  # trio's own `Cancelled`, made for the caller: handed on, not handled
             self._settle(None, cancelled)
 
     def _settle(self, value: object, error: BaseException | None) -> None:
-        if self.state == SETTLED:  # the caller may not have looked at its outcome yet: it stays as it is
-            self.cell.discarded += 1
-            return
+        if self.state >= DEFERRED:
+            if self.state == SETTLED:  # the caller may not have looked at its outcome yet: it stays as it is
+                self.cell.discarded += 1
+            return  # the handler of a deferred reply has ended: what it returns is not the answer
         self._value = value
         self._error = error
-        if self._timing is not None or self.state <= SPILLED:
+        if self._rare is not None or self.state <= SPILLED:
             self._close()
         self.state = SETTLED
         reschedule(self.task, self)
@@ -152,16 +191,19 @@ class Request(outcome.Outcome[Any]):
         was, self.state = self.state, SETTLED
         if was <= SPILLED:
             self.cell.bury(was)
-        timing, self._timing = self._timing, None
-        for _ in range(timing.entries if timing is not None else 0):
-            self.cell.deadlines.note_dead()
+        rare, self._rare = self._rare, None
+        if rare is not None:
+            for _ in range(rare.entries):
+                self.cell.deadlines.note_dead()
+            if was == DEFERRED and rare.flight is not None:
+                rare.flight.caller_left()
 
     # --- the caller is cancelled (trio's abort function) ------------------------------------------
 
     def abort(self, raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
         """Trio asks whether the caller may leave."""
-        if self.state > SPILLED and self.spec.cancel_when_gone:
-            self._timed().raise_cancel = raise_cancel
+        if self._handler_follows():
+            self._rarely().raise_cancel = raise_cancel
             self._cancel_handler()
             return trio.lowlevel.Abort.FAILED
         self._close()
@@ -180,36 +222,62 @@ class Request(outcome.Outcome[Any]):
 
     def expire(self, now: float) -> None:
         """Part of `Expiring`: the deadline has come, or the grace after it."""
-        timing = self._timed()
-        timing.entries -= 1
-        if now >= timing.grace_until:
-            self.cell.declare_stuck()
+        rare = self._rarely()
+        rare.entries -= 1
+        if now >= rare.grace_until:
+            self._tell_stuck()
             self.fail(OutcomeUnknown(self.cell.path, "outcome unknown: the cancelled handler did not unwind in time"))
-        elif self.state > SPILLED and self.spec.cancel_when_gone:
+        elif self._handler_follows():
             self._cancel_handler()
         else:
-            self.fail(DeadlineExceeded(self.cell.path, delivered=self.state > SPILLED))
+            self._out_of_time(rare.flight)
+
+    def _out_of_time(self, flight: Flight | None) -> None:
+        delivered = self.state > SPILLED and (flight is None or flight.begun)
+        if self.state == DEFERRED:
+            self.state = RUNNING  # the caller goes, the flight goes on
+        self._settle(None, DeadlineExceeded(self.cell.path, delivered))
+        if flight is not None:
+            flight.caller_left()
+
+    def _handler_follows(self) -> bool:
+        """Whether a handler is at work that must be cancelled when the caller goes."""
+        return self.spec.cancel_when_gone and SPILLED < self.state < DEFERRED
 
     def too_late(self) -> None:
         """It has been taken out of the mailbox after its deadline: it will not be handled."""
         self.state = RUNNING  # in the mailbox no more
         self.fail(DeadlineExceeded(self.cell.path, delivered=False))
 
-    def _timed(self) -> _Timing:
-        if self._timing is None:
-            self._timing = _Timing()
-        return self._timing
+    def _rarely(self) -> _Rare:
+        if self._rare is None:
+            self._rare = _Rare()
+        return self._rare
 
     def _cancel_handler(self) -> None:
         if self.state == RUNNING:
             self.state = CANCELLING
             until = trio.current_time() + self.cell.spec.unwind_grace
-            self._timed().grace_until = until
+            self._rarely().grace_until = until
             self._push(until)
-            self.cell.cancel_message("its caller has gone")
+            self._cancel("its caller has gone")
+
+    def _cancel(self, reason: str) -> None:
+        activity = self._rarely().activity
+        if activity is None:
+            self.cell.cancel_message(reason)
+        else:
+            activity.cancel(reason)
+
+    def _tell_stuck(self) -> None:
+        activity = self._rarely().activity
+        if activity is None:
+            self.cell.declare_stuck()
+        else:  # it keeps its place among those of its message; the others go on
+            self.cell.tell_stuck(activity.task)
 
     def _push(self, when: float) -> None:
-        self._timed().entries += 1
+        self._rarely().entries += 1
         self.cell.deadlines.push(when, self)
 
 
@@ -248,3 +316,90 @@ class WaitingCast:
 
 
 Waiting = Request | WaitingCast
+
+
+class KeyedCast:
+    """A cast whose place in the mailbox a later one of the same key takes over."""
+
+    __slots__ = ("cast", "key", "state")
+
+    def __init__(self, cast: Cast, key: Hashable) -> None:
+        self.cast = cast
+        self.key = key
+        self.state = KEYED
+
+
+class Together:
+    """Many calls of one caller, under way at once. See `PartOfMany`."""
+
+    __slots__ = ("_leaves", "_left", "no_keywords", "parked", "parts", "task")
+
+    def __init__(self, task: trio.lowlevel.Task) -> None:
+        self.task = task
+        self.parts: list[PartOfMany] = []
+        self.parked = False
+        self.no_keywords: dict[str, Any] = {}  # of any part
+        self._left = 0
+        self._leaves: Callable[[], NoReturn] | None = None  # makes the caller's `Cancelled` when it is leaving
+
+    def add(self, part: PartOfMany) -> None:
+        """One more call to wait for."""
+        self.parts.append(part)
+        self._left += 1
+
+    def settled(self) -> bool:
+        """Whether there is nothing to wait for."""
+        return not self._left
+
+    def one_settled(self) -> None:
+        """A part has its outcome. The last one wakes the caller."""
+        self._left -= 1
+        if not self._left and self.parked:
+            reschedule(self.task, outcome.Value(None) if self._leaves is None else outcome.capture(self._leaves))
+
+    def abort(self, raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+        """Trio asks whether the caller may leave: when all its running handlers that follow it have unwound."""
+        self._leaves = raise_cancel
+        for part in self.parts:
+            if part.live() and part.abort(raise_cancel) is trio.lowlevel.Abort.SUCCEEDED:
+                self._left -= 1
+        return trio.lowlevel.Abort.FAILED if self._left else trio.lowlevel.Abort.SUCCEEDED
+
+    def outcomes(self) -> list[outcome.Outcome[Any]]:
+        """What became of each, in the order of the calls."""
+        return [part.outcome() for part in self.parts]
+
+
+class PartOfMany(Request):
+    """One of many calls that a caller waits for together."""
+
+    __slots__ = ("_together",)
+
+    def __init__(
+        self, cell: Intake, spec: MessageSpec, args: tuple[Any, ...], baggage: Baggage, together: Together
+    ) -> None:
+        super().__init__(cell, spec, args, together.no_keywords, baggage, together.task)
+        self._together = together
+        together.add(self)
+
+    def _settle(self, value: object, error: BaseException | None) -> None:  # as in `Request`, but for the waking
+        if self.state >= DEFERRED:
+            if self.state == SETTLED:
+                self.cell.discarded += 1
+            return
+        self._value = value
+        self._error = error
+        if self._rare is not None or self.state <= SPILLED:
+            self._close()
+        self.state = SETTLED
+        self._together.one_settled()
+
+    def refuse(self, error: Exception) -> None:
+        """It could not even be sent."""
+        self.state = SETTLED
+        self._error = error
+        self._together.one_settled()
+
+    def outcome(self) -> outcome.Outcome[Any]:
+        """The outcome, without all that the request holds."""
+        return outcome.Value(self._value) if self._error is None else outcome.Error(self._error)

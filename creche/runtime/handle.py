@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, TypeVarTuple, cast
 
 import trio
+from outcome import Outcome
 
 from .actor import Actor, MessageSpec
-from .errors import NotStarted
+from .errors import ActorStopped, NotStarted
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 A_co = TypeVar("A_co", covariant=True, bound=Actor)
 
 NEVER = float("inf")
@@ -62,6 +66,35 @@ class Handle(Generic[A_co]):
         """
         cell = self._bound()
         return cell.call(message_of(cell, method.__name__), args, kwargs)
+
+    async def call_many(
+        self, method: Callable[[Any, *Ts], Awaitable[R]], calls: Iterable[tuple[*Ts]]
+    ) -> list[Outcome[R]]:
+        """Send many messages at once and await all of their outcomes; far cheaper than a task for each.
+
+        Parameters
+        ----------
+        calls
+            The arguments of each call, as tuples: ``[("a",), ("b",)]``.
+
+        Returns
+        -------
+        list
+            What became of each, in the order of `calls`: `outcome.Value`, or `outcome.Error` with what `call` would
+            have raised; ``.unwrap()`` gives the value or raises. Only `CallCycle`, and the caller's own cancellation,
+            are raised: then queued ones are revoked, running ones treated as `message` says.
+        """
+        cell = self._bound()
+        return await cell.call_many(message_of(cell, method.__name__), calls)
+
+    def sender(self, method: Callable[[Any, T], Awaitable[object]]) -> Sender[T]:
+        """A `trio.abc.SendChannel` whose values are cast to one message that takes one argument."""
+        cell = self._bound()
+        return Sender(cell, message_of(cell, method.__name__))
+
+    def statistics(self) -> Statistics:
+        """How much the actor has done and what waits for it."""
+        return self._bound().statistics()
 
     async def cast(
         self, method: Callable[Concatenate[Any, P], Awaitable[object]], *args: P.args, **kwargs: P.kwargs
@@ -133,6 +166,13 @@ class Within(Generic[A_co]):
         deadline = trio.current_time() + self._seconds
         return self._cell.call(message_of(self._cell, method.__name__), args, kwargs, deadline)
 
+    async def call_many(
+        self, method: Callable[[Any, *Ts], Awaitable[R]], calls: Iterable[tuple[*Ts]]
+    ) -> list[Outcome[R]]:
+        """As `Handle.call_many`; the time is that of all together."""
+        deadline = trio.current_time() + self._seconds
+        return await self._cell.call_many(message_of(self._cell, method.__name__), calls, deadline)
+
     async def cast(
         self, method: Callable[Concatenate[Any, P], Awaitable[object]], *args: P.args, **kwargs: P.kwargs
     ) -> None:
@@ -151,6 +191,79 @@ class Within(Generic[A_co]):
         """As `Handle.cast_nowait`."""
         expires = trio.current_time() + self._expires
         self._cell.cast_nowait(message_of(self._cell, method.__name__), args, kwargs, expires)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What has become of an actor's messages so far, over all of its incarnations, and what waits at this moment.
+
+    Parameters
+    ----------
+    queued, in_flight
+        Messages that wait in the mailbox; those that have been taken and whose reply is deferred or whose handler has a
+        task of its own.
+    handled, revoked
+        Messages whose handlers have run or begun; requests that never ran because their callers had gone.
+    discarded
+        Replies that found nobody.
+    """
+
+    path: str
+    state: str
+    incarnation: int
+    restarts: int
+    queued: int
+    in_flight: int
+    handled: int
+    revoked: int
+    discarded: int
+
+
+class Sender(trio.abc.SendChannel[T]):
+    """See `Handle.sender`. Closing it closes nothing but itself."""
+
+    def __init__(self, cell: Cell, spec: MessageSpec) -> None:
+        self._cell = cell
+        self._spec = spec
+        self._closed = False
+
+    async def send(self, value: T) -> None:
+        """Cast `value`, and wait for room.
+
+        Raises `trio.ClosedResourceError` after `aclose`, `trio.BrokenResourceError` when the actor has stopped for
+        good, and `NotDelivered`. If cancelled, nothing was sent.
+        """
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            raise trio.ClosedResourceError
+        try:
+            await self._cell.cast(self._spec, (value,), {}, NEVER)
+        except ActorStopped as error:
+            raise trio.BrokenResourceError from error
+
+    def send_nowait(self, value: T) -> None:
+        """As `send`; raises `trio.WouldBlock` if there is no room."""
+        if self._closed:
+            raise trio.ClosedResourceError
+        try:
+            self._cell.cast_nowait(self._spec, (value,), {})
+        except ActorStopped as error:
+            raise trio.BrokenResourceError from error
+
+    def clone(self) -> Sender[T]:
+        """Another sender to the same message."""
+        if self._closed:
+            raise trio.ClosedResourceError
+        return Sender(self._cell, self._spec)
+
+    def close(self) -> None:
+        """Send no more. Idempotent."""
+        self._closed = True
+
+    async def aclose(self) -> None:
+        """As `close`; a checkpoint."""
+        self.close()
+        await trio.lowlevel.checkpoint()
 
 
 class _Ask:

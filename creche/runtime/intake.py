@@ -10,21 +10,24 @@ while the cell takes messages, else what makes the error that tells why not. A n
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
+from outcome import Outcome
 from trio.lowlevel import current_task, wait_task_rescheduled
 
 from . import events
 from .actor import Actor, MessageSpec
 from .context import BAGGAGE, PLACE, Place
-from .envelope import NEVER, RUNNING, Cast, Request, Waiting, WaitingCast
-from .errors import CallCycle, CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
+from .envelope import NEVER, RUNNING, Cast, PartOfMany, Request, Together, Waiting, WaitingCast
+from .errors import CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
 from .life import Life
-from .mailbox import Mailbox
+from .mailbox import LatestMailbox, Mailbox
+from .waits import Edge, check_for_cycle
 
 if TYPE_CHECKING:
+    from .flights import Activity
     from .node import Parent
     from .runtime import Runtime
     from .spec import ChildOptions
@@ -54,18 +57,27 @@ class Intake(Life):
         self.deadlines = runtime.deadlines
         self.refusal: Callable[[], CallFailed] | None = None
         self.discarded = self.revoked = 0
-        self._mailbox = Mailbox(options.mailbox)
+        latest = options.overflow == "latest_by_key"
+        self._mailbox = LatestMailbox(options.mailbox, self._replaced) if latest else Mailbox(options.mailbox)
         self._casts = 0
         self._hungry = False  # the actor's task is parked and waits for a message
-        self._waits_for: list[Intake] | None = None
+        self._waits_for: list[Edge] | None = None
 
     @abstractmethod
     def declare_stuck(self) -> None:
         """The handler was cancelled and did not unwind in its grace."""
 
     @abstractmethod
+    def tell_stuck(self, task: trio.lowlevel.Task | None) -> None:
+        """Emit the event of it."""
+
+    @abstractmethod
     def cancel_message(self, reason: str) -> None:
         """Cancel the handler of the message in hand, and nothing else."""
+
+    @abstractmethod
+    def at_their_limit(self) -> Sequence[Sequence[Activity]]:
+        """For each concurrent message of which no more may run: those that run."""
 
     @property
     def queued(self) -> int:
@@ -89,13 +101,46 @@ class Intake(Life):
     async def _call_from(self, place: Place, request: Request, deadline: float) -> Any:
         """A call made by an actor: within its deadline, and an edge of the wait-for graph while a handler waits."""
         deadline = min(deadline, place.inherited_deadline)
-        edges = None if place.serial is None else place.serial.edge_to(self)
+        edges = None if place.serial is None else place.serial.edge_to(request)
         try:
             self._submit(request, deadline)
             return await wait_task_rescheduled(request.abort)
         finally:
             if edges is not None:
-                edges.remove(self)
+                edges.remove(request)
+
+    async def call_many(
+        self, spec: MessageSpec, calls: Iterable[tuple[Any, ...]], deadline: float = NEVER
+    ) -> list[Outcome[Any]]:
+        """Send many messages and await all of their outcomes, with one sleep. See `Handle.call_many`."""
+        together = Together(current_task())
+        for args in calls:
+            PartOfMany(self, spec, args, BAGGAGE.get(), together)
+        place = PLACE.get()
+        waiter = None if place is None else place.serial
+        if place is not None:
+            deadline = min(deadline, place.inherited_deadline)
+        edges = None if waiter is None else waiter.edge_to(together)
+        try:
+            self._submit_all(together, deadline)
+            if together.settled():
+                await trio.lowlevel.checkpoint()
+            else:
+                together.parked = True
+                await wait_task_rescheduled(together.abort)
+        finally:
+            if edges is not None:
+                edges.remove(together)
+        return together.outcomes()
+
+    def _submit_all(self, together: Together, deadline: float) -> None:
+        for part in together.parts:
+            try:
+                if self.refusal is not None:
+                    raise self.refusal()
+                self._submit(part, deadline)
+            except CallFailed as error:
+                part.refuse(error)
 
     def _submit(self, request: Request, deadline: float) -> None:
         if not self._mailbox.put(request):
@@ -119,14 +164,14 @@ class Intake(Life):
     async def _wait_for_room(self, item: Cast) -> None:
         waiting = WaitingCast(self, item)
         place = PLACE.get()
-        edges = None if place is None or place.serial is None else place.serial.edge_to(self)
+        edges = None if place is None or place.serial is None else place.serial.edge_to(waiting)
         try:
             self._mailbox.put_waiting(waiting)
             waiting.task = current_task()
             await wait_task_rescheduled(waiting.abort)
         finally:
             if edges is not None:
-                edges.remove(self)
+                edges.remove(waiting)
 
     def cast_nowait(
         self, spec: MessageSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], expires: float = NEVER
@@ -140,22 +185,16 @@ class Intake(Life):
         if self._hungry:
             self.wake()
 
-    def edge_to(self, target: Intake) -> list[Intake]:
-        """Note that this cell's message in hand is about to wait for `target`.
-
-        The caller removes the edge from the returned list. Raises `CallCycle` if `target` waits for this cell already,
-        directly or through others.
-        """
-        chain = _chain(target, self)
-        if chain is not None:
-            raise CallCycle((self.path, *chain))
+    def edge_to(self, edge: Edge) -> list[Edge]:
+        """See `Waiter`: this cell's message in hand is about to wait."""
+        check_for_cycle(self, edge)
         if self._waits_for is None:
             self._waits_for = []
-        self._waits_for.append(target)
+        self._waits_for.append(edge)
         return self._waits_for
 
-    def waits_for(self) -> Sequence[Intake]:
-        """The cells that the message in hand waits for at this moment."""
+    def waits_for(self) -> Sequence[Edge]:
+        """See `Waiter`: of the message in hand."""
         return self._waits_for or ()
 
     # --- admission --------------------------------------------------------------------------------
@@ -184,6 +223,16 @@ class Intake(Life):
         """A message that waited in state `was` must never run."""
         self.revoked += 1
         self._mailbox.bury(was)
+        self.wake_if_blocked()
+
+    def wake_if_blocked(self) -> None:
+        """Let the task look again if it waits for something else than mail: perhaps it does so no more."""
+        if self._parked and not self._hungry:
+            self.wake()
+
+    def _replaced(self, item: Cast) -> None:
+        """A later cast of the same key has taken the place of this one."""
+        self.dead_letter(item[0].name, "replaced")
 
     def refuse(
         self,
@@ -203,14 +252,3 @@ class Intake(Life):
         """A cast ends unhandled."""
         if self.runtime.events.on:
             self.emit(events.DeadLetter, message, reason)
-
-
-def _chain(start: Intake, goal: Intake) -> tuple[str, ...] | None:
-    """The paths from `start` to `goal` along the edges of the wait-for graph, or None."""
-    if start is goal:
-        return (start.path,)
-    for following in start.waits_for():
-        rest = _chain(following, goal)
-        if rest is not None:
-            return (start.path, *rest)
-    return None

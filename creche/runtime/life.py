@@ -45,7 +45,7 @@ class Life(Node):
         self._restart_at = NOT_YET
         self._began = self._ready_at = NOT_YET
         self._condemned: Exception | None = None  # why this incarnation must die
-        self._exiting = False  # end without taking another message
+        self._exiting: int = False  # end without taking another message; a cell says more exactly why
         self._ending = False  # some reason to look whether another message may be taken
 
     # --- to be filled in --------------------------------------------------------------------------

@@ -11,6 +11,8 @@ is executed later. Here a revoked request becomes a tombstone: it is skipped whe
 capacity. Tombstones are swept out when they are many and more than half of the queue, so that a small mailbox cannot
 fill up with them.
 
+A `LatestMailbox` also keeps a table of the casts that wait under a key: a later one takes over the place of an earlier.
+
 A message is popped one at a time, at the moment its handler starts: draining into a local list would lose the rest on
 a crash. The cell's loop pops from `queue` itself, for speed, and then calls `skipped` for a tombstone, or `popped`
 while anything spills; so a sweep changes the deque in place.
@@ -19,15 +21,19 @@ while anything spills; so a sweep changes the deque in place.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
-from .envelope import QUEUED, SPILLED, Cast, Request, Waiting, WaitingCast
+from .envelope import QUEUED, SPILLED, Cast, KeyedCast, Request, Waiting, WaitingCast
 
-T = TypeVar("T", bound=Cast | Waiting)
+if TYPE_CHECKING:
+    from .actor import MessageSpec
+
+Queued = Cast | Request | KeyedCast
+T = TypeVar("T", bound=Queued | Waiting)
 
 _SWEEP_ABOVE = 32
-_NOTHING_YET: deque[Cast | Request] = deque(maxlen=0)  # stands in for a queue that has not been made; never filled
+_NOTHING_YET: deque[Queued] = deque(maxlen=0)  # stands in for a queue that has not been made; never filled
 
 
 class Mailbox:
@@ -37,7 +43,7 @@ class Mailbox:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.queue: deque[Cast | Request] = _NOTHING_YET
+        self.queue: deque[Queued] = _NOTHING_YET
         self._dead = 0  # tombstones in the queue
         self.spill: deque[Waiting] | None = None
         self._dead_spilled = 0
@@ -63,7 +69,7 @@ class Mailbox:
             return True
         return False
 
-    def open(self) -> deque[Cast | Request]:
+    def open(self) -> deque[Queued]:
         """The queue, made now if nothing has needed it so far: an idle actor is a quarter larger with one."""
         if self.queue is _NOTHING_YET:
             self.queue = deque()
@@ -82,9 +88,24 @@ class Mailbox:
             item = self.queue.popleft()
             if is_live(item):
                 self.popped()
-                return item
+                return self.release(item) if isinstance(item, KeyedCast) else item
             self.skipped()
         return None
+
+    def take_another(self, spec: MessageSpec) -> Cast | Request | None:
+        """The next live message if it is of this kind."""
+        while self.queue and not is_live(self.queue[0]):
+            self.queue.popleft()
+            self.skipped()
+        return self.take() if self.queue and spec_of(self.queue[0]) is spec else None
+
+    def put_back(self, item: Cast | Request) -> None:
+        """Return what has just been taken to the head. For a moment there may be one message too many."""
+        self.queue.appendleft(item)
+
+    def release(self, item: KeyedCast) -> Cast:
+        """A cast that waited under a key has been taken out of `queue`."""
+        raise NotImplementedError
 
     def popped(self) -> None:
         """A live message has been taken out of `queue`."""
@@ -113,7 +134,7 @@ class Mailbox:
         self.queue.clear()
         self.spill = None
         self._dead = self._dead_spilled = 0
-        return filter(is_live, items)
+        return (self.release(item) if isinstance(item, KeyedCast) else item for item in items if is_live(item))
 
     def _refill(self) -> None:
         while self.spill is not None and len(self.queue) - self._dead < self.capacity:
@@ -131,9 +152,48 @@ class Mailbox:
                 self.queue.append(item)
 
 
-def is_live(item: Cast | Waiting) -> bool:
+class LatestMailbox(Mailbox):
+    """A mailbox in which a cast replaces the one that waits under the same key."""
+
+    __slots__ = ("_by_key", "_replaced")
+
+    def __init__(self, capacity: int, replaced: Callable[[Cast], None]) -> None:
+        super().__init__(capacity)
+        self._by_key: dict[Hashable, KeyedCast] = {}
+        self._replaced = replaced  # is given each cast that will not be handled because a later one took its place
+
+    def put(self, item: Cast | Request) -> bool:
+        """As the base says; True also when the message took over a place."""
+        if not isinstance(item, tuple) or item[0].key is None:
+            return super().put(item)
+        key = (item[0].name, item[0].key(*item[1], **item[2]))
+        waiting = self._by_key.get(key)
+        if waiting is not None:
+            before, waiting.cast = waiting.cast, item
+            self._replaced(before)
+            return True
+        if self.full():
+            return False
+        self._by_key[key] = keyed = KeyedCast(item, key)
+        self.open().append(keyed)
+        return True
+
+    def release(self, item: KeyedCast) -> Cast:
+        """See `Mailbox`."""
+        del self._by_key[item.key]
+        return item.cast
+
+
+def is_live(item: Queued | Waiting) -> bool:
     """False for a tombstone."""
     return isinstance(item, tuple) or item.state <= SPILLED
+
+
+def spec_of(item: Queued) -> MessageSpec:
+    """What kind of message it is."""
+    if isinstance(item, KeyedCast):
+        return item.cast[0]
+    return item[0] if isinstance(item, tuple) else item.spec
 
 
 def _sweep(items: deque[T]) -> int:

@@ -245,6 +245,19 @@ def without_frames(error: BaseException | None) -> BaseException | None:
     """
     if error is None:
         return None
+    twin = _twin(error)
+    twin.__cause__ = without_frames(error.__cause__)
+    return twin
+
+
+def fresh_copy(error: Exception) -> Exception:
+    """An error of the same type and content for one more caller: shared, it would grow a traceback for each of them."""
+    twin = _twin(error)
+    twin.__cause__ = error.__cause__ if error.__traceback__ is None else error
+    return twin if isinstance(twin, Exception) else error
+
+
+def _twin(error: BaseException) -> BaseException:
     kind = type(error)
     try:
         twin = kind.__new__(kind, *error.args)
@@ -252,7 +265,6 @@ def without_frames(error: BaseException | None) -> BaseException | None:
         twin.__dict__.update(error.__dict__)
     except Exception:  # a type that cannot be made in this way
         twin = CrecheError(one_line(error))
-    twin.__cause__ = without_frames(error.__cause__)
     return twin
 
 

@@ -40,7 +40,7 @@ H = TypeVar("H")
 H_co = TypeVar("H_co", covariant=True)
 
 Restart = Literal["permanent", "transient", "temporary"]
-Overflow = Literal["wait", "reject", "drop_oldest", "drop_newest"]
+Overflow = Literal["wait", "reject", "drop_oldest", "drop_newest", "latest_by_key"]
 WhileDown = Literal["wait", "reject"]
 Environment = Literal["development", "production"]
 Layer = Literal["foundation", "infrastructure", "governance", "service", "edge"]
@@ -62,7 +62,9 @@ class ChildOptions:
     mailbox
         How many messages may wait.
     overflow
-        What a full mailbox does: let senders ``wait``, ``reject``, ``drop_oldest`` or ``drop_newest``.
+        What a full mailbox does: let senders ``wait``, ``reject``, ``drop_oldest`` or ``drop_newest``. With
+        ``latest_by_key`` a cast replaces, at any time, the one that waits under the same key (see `message`); what
+        finds no room otherwise is rejected.
     while_down, down_wait
         What callers meet between two incarnations: they ``wait``, at most `down_wait`, or are rejected at once.
     unwind_grace
@@ -88,7 +90,7 @@ class ChildOptions:
     def __post_init__(self) -> None:
         require(self, "name", self.name is None or is_name(self.name), NAME_RULE)
         require_one_of(self, "restart", ("permanent", "transient", "temporary"))
-        require_one_of(self, "overflow", ("wait", "reject", "drop_oldest", "drop_newest"))
+        require_one_of(self, "overflow", ("wait", "reject", "drop_oldest", "drop_newest", "latest_by_key"))
         require_one_of(self, "while_down", ("wait", "reject"))
         require_one_of(self, "layer", (None, *LAYERS))
         require_number(self, "mailbox", at_least=1, whole=True)

@@ -1,0 +1,144 @@
+"""What an incarnation has to do besides its mail: timers that are due, and control messages.
+
+Theory of operation
+-------------------
+The lane is a queue of its own that the actor's task looks at before it takes the next message from the mailbox: it
+overtakes queued mail, not the message in hand, and no overflow policy touches it. Jobs run one after the other in the
+actor's task, as messages do.
+
+A timer is an entry in the runtime's deadline heap. When it is due it puts itself into the lane, and a repeating one
+sets itself anew. What came due while an earlier tick still waits is skipped: a slow actor is not flooded with ticks.
+All of it ends with the incarnation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from .checks import require_seconds
+
+if TYPE_CHECKING:
+    from .cell import Cell
+    from .deadlines import Deadlines
+
+
+class Job:
+    """A function to be awaited in the actor's task."""
+
+    __slots__ = ("args", "fn")
+
+    def __init__(self, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
+        self.fn = fn
+        self.args = args
+
+    async def run(self) -> None:
+        """Do it."""
+        await self.fn(*self.args)
+
+
+class Alarm(Job):
+    """A timer of an actor; made by `ActorContext.after` and `ActorContext.every`."""
+
+    __slots__ = ("_agenda", "_period", "_waits_in_lane", "when")
+
+    def __init__(
+        self,
+        agenda: Agenda,
+        seconds: float,
+        period: float | None,
+        fn: Callable[..., Awaitable[object]],
+        args: tuple[Any, ...],
+    ) -> None:
+        super().__init__(fn, args)
+        self._agenda: Agenda | None = agenda
+        self._period = period
+        self._waits_in_lane = False
+        self.when = trio.current_time() + seconds
+        """When it is due next, in seconds of `trio.current_time()`."""
+        agenda.deadlines.push(self.when, self)
+
+    @property
+    def active(self) -> bool:
+        """Whether it will run, or run again."""
+        return self._agenda is not None
+
+    def cancel(self) -> None:
+        """Never run again, not even if it is due already. Idempotent."""
+        agenda, self._agenda = self._agenda, None
+        if agenda is not None:
+            agenda.forget(self)
+            if self._period is not None or not self._waits_in_lane:
+                agenda.deadlines.note_dead()
+
+    async def run(self) -> None:
+        """See `Job`."""
+        self._waits_in_lane = False
+        if self._agenda is None:
+            return
+        if self._period is None:
+            self._agenda.forget(self)
+            self._agenda = None
+        await super().run()
+
+    def live(self) -> bool:
+        """Part of `Expiring`."""
+        return self._agenda is not None
+
+    def expire(self, now: float) -> None:
+        """Part of `Expiring`."""
+        if self._agenda is None:
+            return
+        if self._period is not None:
+            missed = math.floor((now - self.when) / self._period)
+            self.when += self._period * (missed + 1)
+            self._agenda.deadlines.push(self.when, self)
+        if not self._waits_in_lane:
+            self._waits_in_lane = True
+            self._agenda.put(self)
+
+
+class Agenda:
+    """The lane and the timers of one incarnation."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self.deadlines: Deadlines = cell.deadlines
+        self._lane: deque[Job] = deque()
+        self._alarms: dict[Alarm, None] = {}
+
+    def __bool__(self) -> bool:
+        """Whether something is to be done now."""
+        return bool(self._lane)
+
+    def put(self, job: Job) -> None:
+        """Have a job done before the next message."""
+        self._lane.append(job)
+        self._cell.attend()
+
+    def take(self) -> Job:
+        """The next job."""
+        return self._lane.popleft()
+
+    def set_alarm(
+        self, seconds: float, period: float | None, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]
+    ) -> Alarm:
+        """Start a timer. Raises `SpecInvalid`."""
+        require_seconds("seconds", seconds, above_zero=period is not None)
+        alarm = Alarm(self, seconds, period, fn, args)
+        self._alarms[alarm] = None
+        return alarm
+
+    def forget(self, alarm: Alarm) -> None:
+        """A timer will not run again."""
+        self._alarms.pop(alarm, None)
+
+    def end(self) -> None:
+        """The incarnation has ended."""
+        for alarm in list(self._alarms):
+            alarm.cancel()
+        self._lane.clear()

@@ -1,0 +1,347 @@
+"""Messages in flight: taken from the mailbox, not answered yet, and not the one that the actor's task has in hand.
+
+Theory of operation
+-------------------
+There are two kinds, and an incarnation that has neither never makes any of this.
+
+* A **deferred reply** (`Flight`): the handler has taken the reply slot; it may have ended, and the answer will come
+  from anything that belongs to the incarnation. All items of a batch are such flights from the beginning.
+* A **concurrent message** (`Activity`): its handler runs in a task of its own in the companion's nursery. The actor's
+  task starts it and goes on. A message whose limit is reached is put back at the head of the mailbox, and the actor's
+  task parks until one of the activities ends: order is kept, and what waits can still be revoked.
+
+Nothing here outlives its incarnation: `lose` answers for all that is left when it has ended. A graceful end waits until
+nothing is in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import current_task
+
+from .context import BAGGAGE, NO_BAGGAGE, PLACE, Baggage
+from .envelope import CANCELLING, DEFERRED, NEVER, RUNNING, Cast, Request
+from .errors import NotDelivered, OutcomeUnknown
+from .node import fresh_copy
+from .slots import BatchItem, ReplySlot
+from .waits import Edge, check_for_cycle
+
+if TYPE_CHECKING:
+    from .actor import Actor, MessageSpec
+    from .cell import Cell
+    from .runtime import Runtime
+
+
+class Flight:
+    """A message whose answer will come later. Without a request: a cast, or a call whose caller had gone before."""
+
+    __slots__ = ("_flights", "baggage", "begun", "deadline", "open", "request", "spec")
+
+    def __init__(
+        self, flights: Flights, spec: MessageSpec, request: Request | None, baggage: Baggage, deadline: float = NEVER
+    ) -> None:
+        self._flights = flights
+        self.spec = spec
+        self.request = request
+        self.baggage = baggage
+        self.deadline = deadline
+        self.begun = True
+        self.open = True
+        flights.deferred[self] = None
+        if request is not None and request.state == RUNNING:  # else its caller has gone: there is only work to finish
+            request.defer(self)
+
+    def __repr__(self) -> str:
+        return f"{self.spec.name} of {self._flights.cell.path}"
+
+    @property
+    def wanted(self) -> bool:
+        """See `ReplySlot`."""
+        return self.open and (self.request is None or self.request.state == DEFERRED)
+
+    def reply(self, value: object) -> None:
+        """See `ReplySlot`."""
+        if self.request is not None:
+            self.request.reply_late(value)
+        self.landed()
+
+    def answer(self, error: Exception) -> None:
+        """See `ReplySlot.fail`."""
+        if self.request is not None:
+            self.request.answer(fresh_copy(self._flights.cell.as_answer(self.spec, error) or error))
+        self.landed()
+
+    def give_up(self, cause: BaseException | None, detail: str = "outcome unknown: the actor gave up on it") -> None:
+        """See `ReplySlot`."""
+        if self.wanted:
+            self._lose(detail, cause)
+        self.landed()
+
+    def _lose(self, detail: str, cause: BaseException | None) -> None:
+        cell = self._flights.cell
+        if self.request is None:
+            cell.dead_letter(self.spec.name, "crash" if self.begun else "not_sent")
+        elif self.begun:
+            self.request.fail(OutcomeUnknown(cell.path, detail), cause)
+        else:
+            self.request.fail(NotDelivered(cell.path, "not_sent"), cause)
+
+    def forget(self) -> None:
+        """Its slot is gone. Called from a finaliser, so perhaps not in the thread of the runtime."""
+        token = self._flights.cell.runtime.token
+        try:
+            if token is not None:
+                token.run_sync_soon(self.give_up, None, "outcome unknown: the actor has forgotten its reply slot")
+        except trio.RunFinishedError:
+            pass  # nobody waits any more
+
+    def landed(self) -> None:
+        """It is in flight no more."""
+        self.open = False
+        if self._flights.deferred.pop(self, self) is None:
+            self._flights.one_less()
+
+    def caller_left(self) -> None:
+        """What has begun must still be finished; the rest is revoked."""
+        if not self.begun:
+            self.landed()
+        self._flights.one_caller_left()
+
+
+class Activity:
+    """A concurrent message at work: the place of its task, and a waiter of its own in the wait-for graph."""
+
+    __slots__ = (
+        "_cell",
+        "_scope",
+        "_slot_taken",
+        "_waits_for",
+        "baggage",
+        "incarnation",
+        "path",
+        "request",
+        "runtime",
+        "spec",
+        "task",
+    )
+
+    def __init__(self, cell: Cell, spec: MessageSpec, request: Request | None, baggage: Baggage) -> None:
+        self._cell = cell
+        self.runtime: Runtime = cell.runtime
+        self.path: str = cell.path
+        self.incarnation: int = cell.incarnation
+        self.spec = spec
+        self.request = request
+        self.baggage = baggage
+        self.task: trio.lowlevel.Task | None = None
+        self._scope = trio.CancelScope() if request is not None and spec.cancel_when_gone else None
+        self._waits_for: list[Edge] | None = None
+        self._slot_taken = False
+
+    @property
+    def inherited_deadline(self) -> float:
+        """Part of `Place`."""
+        request = self.request
+        return NEVER if request is None or not request.live() else request.deadline
+
+    @property
+    def serial(self) -> Activity:
+        """Part of `Place`: this handler waits for what it calls."""
+        return self
+
+    def edge_to(self, edge: Edge) -> list[Edge]:
+        """See `Waiter`."""
+        check_for_cycle(self, edge)
+        if self._waits_for is None:
+            self._waits_for = []
+        self._waits_for.append(edge)
+        return self._waits_for
+
+    def waits_for(self) -> Sequence[Edge]:
+        """See `Waiter`."""
+        return self._waits_for or ()
+
+    def take_slot(self) -> Request | None:
+        """The reply is deferred: the request, or None for a cast. Raises RuntimeError the second time."""
+        if self._slot_taken:
+            raise RuntimeError(f"{self.path}: the reply slot of {self.spec.name} has been taken already")
+        self._slot_taken = True
+        return self.request
+
+    def cancel(self, reason: str) -> None:
+        """The caller has gone: cancel the handler, and nothing else."""
+        if self._scope is not None:
+            self._scope.cancel(reason)
+
+    async def run(self, flights: Flights, actor: Actor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The task. An error that is no answer leaves it, and crashes the incarnation."""
+        self.task = current_task()
+        PLACE.set(self)
+        BAGGAGE.set(self.baggage)
+        try:
+            if self._scope is None:
+                await self._handle(actor, args, kwargs)
+            else:
+                with self._scope:
+                    await self._handle(actor, args, kwargs)
+        except Exception as error:
+            answer = self._cell.as_answer(self.spec, error)
+            if answer is None:
+                raise
+            if self.request is not None:
+                self.request.answer(answer)
+        if self.request is not None and self.request.state == CANCELLING:
+            self.request.unwound()
+        flights.ended(self)
+
+    async def _handle(self, actor: Actor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        try:
+            coroutine = getattr(actor, self.spec.name)(*args, **kwargs)  # this runs no line of it
+        except TypeError as error:
+            self._refuse(error)
+            return
+        value = await coroutine
+        if self.request is not None:
+            self.request.reply(value)
+
+    def _refuse(self, error: TypeError) -> None:
+        """The caller's arguments do not fit."""
+        if self.request is None:
+            self._cell.dead_letter(self.spec.name, "wrong arguments")
+        else:
+            self.request.answer(error)
+
+
+class Flights:
+    """All that one incarnation has in flight."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.deferred: dict[Flight, None] = {}
+        self.running: dict[Activity, None] = {}
+        self._busy: dict[str, int] = {}  # how many activities there are of each message
+        self.batch: list[Flight] | None = None  # what the actor's task has in hand
+
+    def __len__(self) -> int:
+        return len(self.deferred) + len(self.running)
+
+    # --- deferred replies -------------------------------------------------------------------------
+
+    def defer(self, spec: MessageSpec, request: Request | None) -> ReplySlot[Any]:
+        """Take the reply slot of a message whose handler is running."""
+        deadline = NEVER if request is None else request.deadline
+        return ReplySlot(Flight(self, spec, request, BAGGAGE.get(), deadline))
+
+    def one_caller_left(self) -> None:
+        """A batch is cancelled when nobody is left who wants it."""
+        batch = self.batch
+        if batch and batch[0].spec.cancel_when_gone and not any(flight.wanted for flight in batch):
+            self.cell.cancel_message("all callers of the batch have gone")
+
+    def one_less(self) -> None:
+        """Something has landed: a graceful end may have waited for it."""
+        if self.cell.ends:
+            self.cell.wake()
+
+    # --- batches ----------------------------------------------------------------------------------
+
+    async def handle_batch(self, actor: Actor, spec: MessageSpec, messages: Sequence[Cast | Request]) -> None:
+        """In the actor's task."""
+        items = [item for message in messages if (item := self._item(spec, message)) is not None]
+        if not items:
+            return
+        self.batch = [item._flight for item in items]  # pyright: ignore[reportPrivateUsage]
+        BAGGAGE.set(NO_BAGGAGE)
+        try:
+            await getattr(actor, spec.name)(items)
+        except Exception as error:
+            if not self.answer_batch(spec, error):
+                raise
+        self.batch = None
+
+    def answer_batch(self, spec: MessageSpec, error: Exception) -> bool:
+        """Give an error that is an answer to all that have none yet. False: it is a crash."""
+        answer = self.cell.as_answer(spec, error)
+        if answer is None:
+            return False
+        batch, self.batch = self.batch or [], None
+        for flight in batch:
+            if flight.open:
+                flight.answer(answer)
+        return True
+
+    def drop_batch(self) -> None:
+        """The batch in hand has been cancelled, for nobody wants it any more."""
+        batch, self.batch = self.batch or [], None
+        for flight in batch:
+            flight.landed()
+
+    def _item(self, spec: MessageSpec, message: Cast | Request) -> BatchItem[Any, Any] | None:
+        if isinstance(message, tuple):
+            _, args, kwargs, baggage, deadline = message
+            request = None
+        else:
+            args, kwargs, baggage, deadline = message.args, message.kwargs, message.baggage, message.deadline
+            request = message
+            message.state = RUNNING
+        if len(args) == 1 and not kwargs:
+            return BatchItem(Flight(self, spec, request, baggage, deadline), args[0])
+        if request is None:
+            self.cell.dead_letter(spec.name, "wrong arguments")
+        else:
+            request.answer(TypeError(f"{spec.name}() is batched: it takes one positional argument"))
+        return None
+
+    def batch_deadline(self) -> float:
+        """Until when somebody may still want the batch in hand."""
+        return max((flight.deadline for flight in self.batch or () if flight.wanted), default=NEVER)
+
+    # --- concurrent messages ----------------------------------------------------------------------
+
+    def has_room(self, spec: MessageSpec) -> bool:
+        """Whether one more of this message may run."""
+        return self._busy.get(spec.name, 0) < spec.concurrency
+
+    def start(self, actor: Actor, spec: MessageSpec, message: Cast | Request) -> None:
+        """Run a message beside the others."""
+        if isinstance(message, tuple):
+            _, args, kwargs, baggage, _ = message
+            activity = Activity(self.cell, spec, None, baggage)
+        else:
+            message.state = RUNNING
+            args, kwargs = message.args, message.kwargs
+            activity = Activity(self.cell, spec, message, message.baggage)
+            message.handled_by(activity)
+        self.running[activity] = None
+        self._busy[spec.name] = self._busy.get(spec.name, 0) + 1
+        self.cell.companion().spawn(activity.run, (self, actor, args, kwargs))
+
+    def ended(self, activity: Activity) -> None:
+        """A handler has ended in an orderly way."""
+        del self.running[activity]
+        self._busy[activity.spec.name] -= 1
+        self.cell.wake_if_blocked()
+
+    def at_their_limit(self) -> list[list[Activity]]:
+        """The activities of each message whose limit is reached: until one of them ends the mailbox may stand still."""
+        full = [name for name, busy in self._busy.items() if busy and busy >= self.cell.messages[name].concurrency]
+        return [[activity for activity in self.running if activity.spec.name == name] for name in full]
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def lose(self, cause: BaseException | None) -> None:
+        """The incarnation has ended: answer for all that is left."""
+        self.batch = None
+        for flight in list(self.deferred):
+            flight.give_up(cause, "outcome unknown: the actor died before it had answered")
+        for activity in self.running:
+            request = activity.request
+            if request is None:
+                self.cell.dead_letter(activity.spec.name, "crash")
+            elif request.live() and request.state != DEFERRED:
+                request.fail(OutcomeUnknown(self.cell.path), cause)
+        self.running.clear()
+        self._busy.clear()
