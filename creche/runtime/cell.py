@@ -37,6 +37,7 @@ from trio.lowlevel import Abort, checkpoint, reschedule, wait_task_rescheduled
 from . import events
 from .actor import Actor, MessageSpec
 from .agenda import Agenda
+from .answers import as_answer
 from .companion import Companion
 from .context import BAGGAGE, NO_BAGGAGE, PLACE, ActorContext, Background, Lease
 from .deadlines import Timer
@@ -44,13 +45,10 @@ from .envelope import CANCELLING, DEFERRED, NEVER, QUEUED, RUNNING, Cast, KeyedC
 from .errors import (
     ActorStopped,
     CallFailed,
-    DomainError,
     IncarnationEnded,
     NotDelivered,
     NotDeliveredReason,
     OutcomeUnknown,
-    PeerFailed,
-    Unavailable,
 )
 from .flights import Activity, Flights
 from .handle import Handle, Statistics
@@ -233,7 +231,7 @@ class Cell(Intake):
         if flights is not None and flights.batch:
             return self._spoiled and flights.answer_batch(flights.batch[0].spec, error)
         request = self._current
-        answer = None if request is None or not self._spoiled else self.as_answer(request.spec, error)
+        answer = None if request is None or not self._spoiled else as_answer(self.path, request.spec, error)
         if request is None or answer is None:
             return False
         self._current = None
@@ -274,7 +272,7 @@ class Cell(Intake):
             try:
                 await agenda.take().run()
             except Exception as error:
-                if self.as_answer(_JOB, error) is None:
+                if as_answer(self.path, _JOB, error) is None:
                     raise
         self._ending = self.ends or bool(agenda)
         return not self._over() and not self._spoiled
@@ -326,7 +324,7 @@ class Cell(Intake):
                     try:
                         value = await coroutine
                     except Exception as error:
-                        answer = self.as_answer(spec, error)
+                        answer = as_answer(self.path, spec, error)
                         if answer is None:
                             raise
                         item.answer(answer)
@@ -359,7 +357,7 @@ class Cell(Intake):
         try:
             await coroutine
         except Exception as error:
-            if self.as_answer(spec, error) is None:
+            if as_answer(self.path, spec, error) is None:
                 raise
         self._cast_in_hand = None
         self.handled += 1
@@ -368,45 +366,12 @@ class Cell(Intake):
         """A message that has been taken and does not go through this task alone: see `flights`."""
         flights = self.flights()
         if spec.batch:
-            await self._handle_batch(actor, spec, item, flights)
-        elif not flights.has_room(spec):
+            self.handled += await flights.handle_batch(actor, spec, item, self._mailbox)
+        elif flights.has_room(spec):
+            self.handled += flights.start(actor, spec, item)
+        else:
             self._mailbox.put_back(item)
             await self._park()  # until an activity has ended: order is kept
-        elif not self._expired(item):
-            flights.start(actor, spec, item)
-            self.handled += 1
-
-    async def _handle_batch(self, actor: Actor, spec: MessageSpec, first: Cast | Request, flights: Flights) -> None:
-        messages: list[Cast | Request] = []
-        following: Cast | Request | None = first
-        while following is not None:
-            if not self._expired(following):
-                messages.append(following)
-            following = self._mailbox.take_another(spec) if len(messages) < spec.batch else None
-        await flights.handle_batch(actor, spec, messages)
-        self.handled += len(messages)
-
-    def _expired(self, item: Cast | Request) -> bool:
-        """Whether its time ran out while it waited; then it has been dealt with."""
-        deadline = item[4] if isinstance(item, tuple) else item.deadline
-        if deadline == NEVER or deadline > trio.current_time():
-            return False
-        if isinstance(item, tuple):
-            self.dead_letter(item[0].name, "expired")
-        else:
-            item.too_late()
-        return True
-
-    def as_answer(self, spec: MessageSpec, error: Exception) -> Exception | None:
-        """What a caller gets for an error that is no crash; None for a crash."""
-        error = unwrap(error)
-        if isinstance(error, (DomainError, Unavailable)) or (spec.raises and isinstance(error, spec.raises)):
-            return error
-        if isinstance(error, CallFailed):
-            answer = PeerFailed(self.path, error.origin if isinstance(error, PeerFailed) else error.path, error)
-            answer.__cause__ = error
-            return answer
-        return None
 
     # --- parking ----------------------------------------------------------------------------------
 
@@ -489,8 +454,7 @@ class Cell(Intake):
             self._patience.cancel()
         for item in self._mailbox.take_all():
             self.refuse(item, "closed", cause=cause)
-        for name in reversed(list(self._kept or ())):
-            self._close_kept(name)
+        self._close_kept()
 
     # ==============================================================================================
     # Control (from the supervisor, the runtime, or the actor itself)
@@ -601,13 +565,13 @@ class Cell(Intake):
         value: T = self._kept[name][0]
         return value
 
-    def _close_kept(self, name: str) -> None:
-        assert self._kept is not None
-        value, close = self._kept.pop(name)
-        try:
-            close(value)
-        except Exception as error:
-            self.bad_stop(error)
+    def _close_kept(self) -> None:
+        kept, self._kept = self._kept or {}, None
+        for value, close in reversed(kept.values()):
+            try:
+                close(value)
+            except Exception as error:
+                self.bad_stop(error)
 
     # --- being looked at --------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ error; the actor joins it before it restarts, so that two incarnations never ove
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -27,10 +28,11 @@ Job = tuple[Callable[..., Awaitable[object]], tuple[Any, ...]]
 class Companion:
     """See above. One per incarnation at most; each part of it is made when something needs it."""
 
-    __slots__ = ("_cell", "_early", "_nursery", "_over", "_scope", "agenda", "flights")
+    __slots__ = ("_cell", "_context", "_early", "_nursery", "_over", "_scope", "agenda", "flights")
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
+        self._context = cell.runtime.clean_context
         self._scope: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
         self._early: list[Job] = []  # spawned before the task has opened its nursery
@@ -41,7 +43,7 @@ class Companion:
     def spawn(self, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         """Start a background task."""
         if self._nursery is not None:
-            self._nursery.start_soon(fn, *args)
+            self._context.run(self._nursery.start_soon, fn, *args)  # a task inherits the context of who starts it
             return
         self._early.append((fn, args))
         if self._scope is None:
@@ -64,6 +66,7 @@ class Companion:
 
     async def _run(self, scope: trio.CancelScope) -> None:
         PLACE.set(Background(self._cell))
+        self._context = copy_context()
         try:
             with scope:
                 await self._hold_nursery()

@@ -332,9 +332,10 @@ class KeyedCast:
 class Together:
     """Many calls of one caller, under way at once. See `PartOfMany`."""
 
-    __slots__ = ("_leaves", "_left", "no_keywords", "parked", "parts", "task")
+    __slots__ = ("_leaves", "_left", "cell", "no_keywords", "parked", "parts", "task")
 
-    def __init__(self, task: trio.lowlevel.Task) -> None:
+    def __init__(self, cell: Intake, task: trio.lowlevel.Task) -> None:
+        self.cell = cell
         self.task = task
         self.parts: list[PartOfMany] = []
         self.parked = False
@@ -375,10 +376,8 @@ class PartOfMany(Request):
 
     __slots__ = ("_together",)
 
-    def __init__(
-        self, cell: Intake, spec: MessageSpec, args: tuple[Any, ...], baggage: Baggage, together: Together
-    ) -> None:
-        super().__init__(cell, spec, args, together.no_keywords, baggage, together.task)
+    def __init__(self, spec: MessageSpec, args: tuple[Any, ...], baggage: Baggage, together: Together) -> None:
+        super().__init__(together.cell, spec, args, together.no_keywords, baggage, together.task)
         self._together = together
         together.add(self)
 

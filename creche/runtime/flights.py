@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import current_task
 
+from .answers import as_answer
 from .context import BAGGAGE, NO_BAGGAGE, PLACE, Baggage
 from .envelope import CANCELLING, DEFERRED, NEVER, RUNNING, Cast, Request
 from .errors import NotDelivered, OutcomeUnknown
@@ -32,6 +33,7 @@ from .waits import Edge, check_for_cycle
 if TYPE_CHECKING:
     from .actor import Actor, MessageSpec
     from .cell import Cell
+    from .mailbox import Mailbox
     from .runtime import Runtime
 
 
@@ -71,7 +73,7 @@ class Flight:
     def answer(self, error: Exception) -> None:
         """See `ReplySlot.fail`."""
         if self.request is not None:
-            self.request.answer(fresh_copy(self._flights.cell.as_answer(self.spec, error) or error))
+            self.request.answer(fresh_copy(as_answer(self._flights.cell.path, self.spec, error) or error))
         self.landed()
 
     def give_up(self, cause: BaseException | None, detail: str = "outcome unknown: the actor gave up on it") -> None:
@@ -188,7 +190,7 @@ class Activity:
                 with self._scope:
                     await self._handle(actor, args, kwargs)
         except Exception as error:
-            answer = self._cell.as_answer(self.spec, error)
+            answer = as_answer(self.path, self.spec, error)
             if answer is None:
                 raise
             if self.request is not None:
@@ -248,11 +250,20 @@ class Flights:
 
     # --- batches ----------------------------------------------------------------------------------
 
-    async def handle_batch(self, actor: Actor, spec: MessageSpec, messages: Sequence[Cast | Request]) -> None:
-        """In the actor's task."""
-        items = [item for message in messages if (item := self._item(spec, message)) is not None]
-        if not items:
-            return
+    async def handle_batch(self, actor: Actor, spec: MessageSpec, first: Cast | Request, mailbox: Mailbox) -> int:
+        """Handle a message and those like it that follow, in the actor's task. Returns how many."""
+        items: list[BatchItem[Any, Any]] = []
+        message: Cast | Request | None = first
+        while message is not None:
+            item = None if self._expired(message) else self._item(spec, message)
+            if item is not None:
+                items.append(item)
+            message = mailbox.take_another(spec) if len(items) < spec.batch else None
+        if items:
+            await self._run_batch(actor, spec, items)
+        return len(items)
+
+    async def _run_batch(self, actor: Actor, spec: MessageSpec, items: list[BatchItem[Any, Any]]) -> None:
         self.batch = [item._flight for item in items]  # pyright: ignore[reportPrivateUsage]
         BAGGAGE.set(NO_BAGGAGE)
         try:
@@ -264,7 +275,7 @@ class Flights:
 
     def answer_batch(self, spec: MessageSpec, error: Exception) -> bool:
         """Give an error that is an answer to all that have none yet. False: it is a crash."""
-        answer = self.cell.as_answer(spec, error)
+        answer = as_answer(self.cell.path, spec, error)
         if answer is None:
             return False
         batch, self.batch = self.batch or [], None
@@ -305,8 +316,10 @@ class Flights:
         """Whether one more of this message may run."""
         return self._busy.get(spec.name, 0) < spec.concurrency
 
-    def start(self, actor: Actor, spec: MessageSpec, message: Cast | Request) -> None:
-        """Run a message beside the others."""
+    def start(self, actor: Actor, spec: MessageSpec, message: Cast | Request) -> bool:
+        """Run a message beside the others, unless its time is up."""
+        if self._expired(message):
+            return False
         if isinstance(message, tuple):
             _, args, kwargs, baggage, _ = message
             activity = Activity(self.cell, spec, None, baggage)
@@ -318,11 +331,24 @@ class Flights:
         self.running[activity] = None
         self._busy[spec.name] = self._busy.get(spec.name, 0) + 1
         self.cell.companion().spawn(activity.run, (self, actor, args, kwargs))
+        return True
+
+    def _expired(self, item: Cast | Request) -> bool:
+        """Whether its time ran out while it waited; then it has been dealt with."""
+        deadline = item[4] if isinstance(item, tuple) else item.deadline
+        if deadline == NEVER or deadline > trio.current_time():
+            return False
+        if isinstance(item, tuple):
+            self.cell.dead_letter(item[0].name, "expired")
+        else:
+            item.too_late()
+        return True
 
     def ended(self, activity: Activity) -> None:
         """A handler has ended in an orderly way."""
         del self.running[activity]
         self._busy[activity.spec.name] -= 1
+        self.one_less()
         self.cell.wake_if_blocked()
 
     def at_their_limit(self) -> list[list[Activity]]:

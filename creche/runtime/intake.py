@@ -113,9 +113,13 @@ class Intake(Life):
         self, spec: MessageSpec, calls: Iterable[tuple[Any, ...]], deadline: float = NEVER
     ) -> list[Outcome[Any]]:
         """Send many messages and await all of their outcomes, with one sleep. See `Handle.call_many`."""
-        together = Together(current_task())
+        together = Together(self, current_task())
         for args in calls:
-            PartOfMany(self, spec, args, BAGGAGE.get(), together)
+            if not isinstance(args, tuple):
+                raise TypeError(
+                    f"call_many takes the arguments of each call as a tuple, as in [(1,), (2,)]; got {args!r}"
+                )
+            PartOfMany(spec, args, BAGGAGE.get(), together)
         place = PLACE.get()
         waiter = None if place is None else place.serial
         if place is not None:
@@ -187,11 +191,16 @@ class Intake(Life):
 
     def edge_to(self, edge: Edge) -> list[Edge]:
         """See `Waiter`: this cell's message in hand is about to wait."""
-        check_for_cycle(self, edge)
+        if edge.cell is self or edge.cell.may_wait():  # nearly always neither
+            check_for_cycle(self, edge)
         if self._waits_for is None:
             self._waits_for = []
         self._waits_for.append(edge)
         return self._waits_for
+
+    def may_wait(self) -> bool:
+        """Whether anything that this cell does may be waiting for somebody."""
+        return bool(self._waits_for) or bool(self.at_their_limit())
 
     def waits_for(self) -> Sequence[Edge]:
         """See `Waiter`: of the message in hand."""

@@ -300,16 +300,39 @@ async def test_one_leaf_groups_are_unwrapped() -> None:
 
 
 async def test_groups_of_several_errors_crash() -> None:
-    """Two errors at once are a crash, even if each alone would be an answer."""
+    """Two errors at once are a crash if one of them alone would be."""
 
     async def body(probe: Probe) -> None:
-        raise ExceptionGroup("two", [creche.DomainError(1, "a"), creche.DomainError(2, "b")])
+        raise ExceptionGroup("two", [creche.DomainError(1, "a"), Boom()])
 
     async with creche.open_runtime("t") as runtime:
         probe = await runtime.start(creche.child(Probe))
         with pytest.raises(creche.OutcomeUnknown):
             await probe.ask.run(body)
         assert await probe.ask.life() == 2
+
+
+async def test_groups_of_answers_are_answers() -> None:
+    """A failed call among them says that the outcome is unknown; else the first answer is it."""
+    first, second = creche.DomainError(1, "a"), creche.DomainError(2, "b")
+    failed = creche.NotDelivered("root/other", "overflow")
+
+    async def answers(probe: Probe) -> None:
+        raise ExceptionGroup("two", [ExceptionGroup("inner", [first]), second])
+
+    async def with_failed_call(probe: Probe) -> None:
+        raise ExceptionGroup("two", [first, failed])
+
+    async with creche.open_runtime("t") as runtime:
+        probe = await runtime.start(creche.child(Probe))
+        with pytest.raises(creche.DomainError) as answer:
+            await probe.ask.run(answers)
+        assert answer.value is first
+        with pytest.raises(creche.PeerFailed) as caught:
+            await probe.ask.run(with_failed_call)
+        assert caught.value.cause is failed
+        assert isinstance(caught.value.__cause__, ExceptionGroup)
+        assert await probe.ask.life() == 1
 
 
 @pytest.mark.parametrize("cls", [Probe, Held])

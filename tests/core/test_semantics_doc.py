@@ -17,9 +17,9 @@ def promises() -> list[str]:
 
 
 def names_of_tests() -> Counter[str]:
-    """The names of all test functions of the core and the supervisors, without `test_`."""
+    """The names of all test functions of the core, the supervisors and found bugs, without `test_`."""
     found: Counter[str] = Counter()
-    for folder in ("core", "supervisors"):
+    for folder in ("core", "supervisors", "issues"):
         for path in (ROOT / "tests" / folder).glob("test_*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_"):
