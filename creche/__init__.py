@@ -6,6 +6,12 @@ from .runtime.actor import Actor as Actor
 from .runtime.actor import batched as batched
 from .runtime.actor import message as message
 from .runtime.backoff import Backoff as Backoff
+from .runtime.config import Config as Config
+from .runtime.config import PositiveSeconds as PositiveSeconds
+from .runtime.config import Seconds as Seconds
+from .runtime.config import Secret as Secret
+from .runtime.configuration import load_config as load_config
+from .runtime.configuration import read_configuration as read_configuration
 from .runtime.context import current_deadline as current_deadline
 from .runtime.context import current_runtime as current_runtime
 from .runtime.errors import ActorStopped as ActorStopped

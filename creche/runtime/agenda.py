@@ -45,6 +45,7 @@ class Alarm(Job):
     """A timer of an actor; made by `ActorContext.after` and `ActorContext.every`."""
 
     __slots__ = ("_agenda", "_period", "_waits_in_lane", "when")
+    place = ""  # in the heap: where it was set
 
     def __init__(
         self,

@@ -28,6 +28,6 @@ def require_number(owner: object, name: str, *, at_least: float = 0.0, whole: bo
 
 def require_seconds(name: str, value: object, *, above_zero: bool = False) -> None:
     """Raise `SpecInvalid` unless `value` is a finite number of seconds, not negative, and above zero if asked."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0 or (above_zero and not value):  # type: ignore[operator]  # it is a number here
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(number) and number >= 0 and (number or not above_zero)):
         raise SpecInvalid(name, value, f"a finite number of seconds, {'above 0' if above_zero else '0 or more'}")

@@ -1,19 +1,28 @@
-"""The command line: ``creche run module:app``, also as ``python -m creche``."""
+"""The command line: ``creche run module:app`` and ``creche config check``, also as ``python -m creche``."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from .config import Config
+from .config_sources import ENV_VARIABLE, FILE_VARIABLE
+from .configuration import Configuration, read_configuration
+from .errors import ConfigInvalid
+
+CONFIG_INVALID = 1
 USAGE_ERROR = 2
 
 
 @runtime_checkable
 class Runnable(Protocol):
-    """What ``creche run`` needs of an app."""
+    """What the commands need of an app."""
+
+    configuration: Configuration
 
     def run_until_complete(self) -> int: ...
 
@@ -21,12 +30,11 @@ class Runnable(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    try:
-        app = load(arguments.app)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        print(f"creche run {arguments.app}: {error}", file=sys.stderr)
-        return USAGE_ERROR
-    return app.run_until_complete()
+    for variable, value in ((FILE_VARIABLE, arguments.config), (ENV_VARIABLE, arguments.env)):
+        if value is not None:
+            os.environ[variable] = value  # the app reads them when it is made, which is when it is imported
+    status: int = arguments.command(arguments)
+    return status
 
 
 def load(target: str) -> Runnable:
@@ -45,9 +53,88 @@ def load(target: str) -> Runnable:
     return app
 
 
+# --- commands -------------------------------------------------------------------------------------
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        app = _load_with_options(arguments)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        return _complain(f"creche run {arguments.app}", error, USAGE_ERROR)
+    return app.run_until_complete()
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    """Status 0: all is well, and here it is; 1: it is not; 2: there is nothing to check."""
+    try:
+        configuration = _checked_alone() if arguments.app is None else _load_with_options(arguments).configuration
+        configuration.check()
+    except ConfigInvalid as invalid:
+        print(invalid, file=sys.stderr)
+        return CONFIG_INVALID
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        return _complain("creche config check", error, USAGE_ERROR)
+    print(f"# environment: {configuration.env}")
+    print(configuration)
+    return 0
+
+
+def _load_with_options(arguments: argparse.Namespace) -> Runnable:
+    app = load(arguments.app)
+    for option, asked, taken in (
+        ("--config", arguments.config, app.configuration.path),
+        ("--env", arguments.env, app.configuration.env),
+    ):
+        if asked not in (None, taken):
+            raise ValueError(f"{option} {asked}: the code of the app chooses {taken}")
+    return app
+
+
+def _checked_alone() -> Configuration:
+    """The configuration without an app: as if it had each component of creche's own that is configured."""
+    configuration = read_configuration()
+    if configuration.path is None:
+        raise ValueError("name an app as module:attribute, a file with --config, or both")
+    known = _known_sections()
+    for section, kind in known.items():
+        if configuration.has(section):
+            configuration.config(section, kind)
+    configuration.check([*known])
+    return configuration
+
+
+def _known_sections() -> dict[str, type[Config]]:
+    """Found by name, as apps are: the runtime imports no component."""
+    components = importlib.import_module("creche.components")
+    packages = {name: package for name, package in vars(components).items() if hasattr(package, "Config")}
+    return {"server": components.http.ServerConfig, **{name: packages[name].Config for name in packages}}
+
+
+def _complain(command: str, error: Exception, status: int) -> int:
+    print(f"{command}: {error}", file=sys.stderr)
+    return status
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="creche", description="Run and look after creche services.")
     commands = parser.add_subparsers(required=True, metavar="command")
     run = commands.add_parser("run", help="run an app until it is told to stop")
     run.add_argument("app", help="module:attribute, for instance service.main:app")
+    _add_options(run)
+    run.set_defaults(command=_run)
+    config = commands.add_parser("config", help="look at the configuration").add_subparsers(
+        required=True, metavar="command"
+    )
+    check = config.add_parser("check", help="check it, and print each value with its origin; starts nothing")
+    check.add_argument("app", nargs="?", help="module:attribute; without, the components' sections are checked")
+    _add_options(check)
+    check.set_defaults(command=_check_config)
     return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help=f"the config file, as with {FILE_VARIABLE}")
+    parser.add_argument("--env", help=f"development or production, as with {ENV_VARIABLE}")

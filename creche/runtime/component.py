@@ -7,19 +7,21 @@ its errors, and actors that nobody outside sees. Its handle's plain async method
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 from .actor import Actor
 from .cell import Cell
+from .config import Config, default_config
 from .errors import NotStarted
 from .handle import Handle
 from .node import Node, Parent
 from .runtime import Runtime
-from .spec import ChildOptions, Environment, Layer, Spec
+from .spec import ChildOptions, Configs, Layer, OptionValues, Spec
 
 A = TypeVar("A", bound=Actor)
 C = TypeVar("C", bound="ComponentHandle")
+K = TypeVar("K", bound=Config)
 
 
 class ComponentHandle:
@@ -71,7 +73,9 @@ class ComponentSpec(Spec[C], Generic[C]):
     """A component, ready to be started or used by an app.
 
     `inner` is its actor or its small supervisor; `make_handle` makes its handle from a name; `needs` are the handles it
-    was given. `for_env` makes it anew for an environment, when no config was given; see `by_environment`.
+    was given. `section` is its section in the app's configuration; when it is empty or the component was renamed, the
+    section is called as the component. `unconfigured` makes it anew from a config, when none was given; see
+    `by_config`. `chosen` are the options that hold for what is made anew, too.
     """
 
     name: str
@@ -79,7 +83,9 @@ class ComponentSpec(Spec[C], Generic[C]):
     make_handle: Callable[[str], C]
     layer: Layer = "infrastructure"
     needs: tuple[object, ...] = ()
-    for_env: Callable[[Environment], ComponentSpec[C]] | None = None
+    section: str = ""
+    unconfigured: Unconfigured[Any, C] | None = None
+    chosen: OptionValues = field(default_factory=OptionValues)
 
     def default_name(self) -> str:
         return self.name
@@ -101,26 +107,43 @@ class ComponentSpec(Spec[C], Generic[C]):
     def with_options(self, options: ChildOptions) -> Self:
         return replace(self, inner=self.inner.with_options(options))
 
+    def options(self, **values: Unpack[OptionValues]) -> Self:
+        return replace(super().options(**values), chosen={**self.chosen, **values})
+
     def dependencies(self) -> Iterator[object]:
         yield from self.needs
         yield from self.inner.dependencies()
 
-    def in_environment(self, env: Environment) -> Self:
-        if self.for_env is None:
+    def configured(self, configs: Configs) -> Self:
+        own_name = self.child_options.name or self.name
+        section = self.section if self.section and own_name == self.name else own_name
+        if self.unconfigured is None:
+            for given in self.dependencies():
+                if isinstance(given, Config):
+                    configs.given(section, given)
             return self
-        made = self.for_env(env)  # all of it: a handle may be made from the config too
+        made = self.unconfigured.make(configs.config(section, self.unconfigured.kind))
         return replace(
-            self,
-            inner=made.inner.with_options(self.child_options),
+            self,  # all of it: a handle, too, may be made from the config
+            inner=made.inner.options(**self.chosen),
             make_handle=made.make_handle,
             needs=made.needs,
-            for_env=None,
+            unconfigured=None,
         )
 
 
-def by_environment(make: Callable[[Environment], ComponentSpec[C]]) -> ComponentSpec[C]:
+@dataclass(frozen=True)
+class Unconfigured(Generic[K, C]):
+    """What makes a component from a config, and the type of the config."""
+
+    kind: type[K]
+    make: Callable[[K], ComponentSpec[C]]
+
+
+def by_config(kind: type[K], make: Callable[[K], ComponentSpec[C]]) -> ComponentSpec[C]:
     """A component without a config of its own.
 
-    It takes the defaults of the app's environment; outside of apps those of development.
+    In an app it takes its section of the app's file and environment variables, over the defaults of the app's
+    environment; outside of apps it takes the defaults of development.
     """
-    return replace(make("development"), for_env=make)
+    return replace(make(default_config(kind, "development")), unconfigured=Unconfigured(kind, make))

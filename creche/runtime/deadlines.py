@@ -30,8 +30,20 @@ class Expiring(Protocol):
         """Whether expiry still matters. False makes the entry a dead one."""
         ...
 
+    @property
+    def place(self) -> str:
+        """Sorts entries of one time."""
+        ...
+
     def expire(self, now: float) -> None:
         """The time has come. Must not raise or block."""
+
+
+def _by_time_and_place(item: tuple[float, int, Expiring]) -> tuple[float, str, int]:
+    # Trio cancels the callers of one moment in no particular order, and in that order the graces of their handlers are
+    # pushed. What happens at their end must not depend on it.
+    deadline, order, entry = item
+    return deadline, entry.place, order
 
 
 class Deadlines:
@@ -63,8 +75,12 @@ class Deadlines:
 
     def expire_due(self, now: float) -> None:
         """Expire all that is due at `now`."""
+        due: list[tuple[float, int, Expiring]] = []
         while self._heap and self._heap[0][0] <= now:
-            _, _, entry = heapq.heappop(self._heap)
+            due.append(heapq.heappop(self._heap))
+        if len(due) > 1:
+            due.sort(key=_by_time_and_place)
+        for _, _, entry in due:
             if entry.live():
                 entry.expire(now)
             else:
@@ -83,6 +99,7 @@ class Timer:
     """One synchronous callback at one point in time."""
 
     __slots__ = ("_callback", "_deadlines")
+    place = ""
 
     def __init__(self, deadlines: Deadlines, when: float, callback: Callable[[], object]) -> None:
         self._callback: Callable[[], object] | None = callback

@@ -220,6 +220,11 @@ class Request(outcome.Outcome[Any]):
         """Part of `Expiring`."""
         return self.state != SETTLED
 
+    @property
+    def place(self) -> str:
+        """Part of `Expiring`."""
+        return self.cell.path
+
     def expire(self, now: float) -> None:
         """Part of `Expiring`: the deadline has come, or the grace after it."""
         rare = self._rarely()

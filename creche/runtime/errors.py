@@ -13,9 +13,12 @@ exception object raised in a thousand tasks grows a traceback of three thousand 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import trio
+
+from .config_fields import masked
 
 NotDeliveredReason = Literal["crash", "overflow", "expired", "parked", "stuck", "closed", "not_sent"]
 
@@ -132,13 +135,37 @@ class SpecInvalid(CrecheError, ValueError):
 
 
 class ConfigInvalid(CrecheError, ValueError):
-    """A configuration value is wrong. `path` leads to it (`$.pool_size`)."""
+    """A configuration value is wrong. `path` leads to it (`$.pool_size`).
 
-    def __init__(self, path: str, value: object, reason: str) -> None:
-        super().__init__(f"{path} = {value!r}: {reason}")
+    `origin` says where it, or else its section, was given: a file with its line, or an environment variable; None: in
+    the code, or nowhere.
+    When several values were found wrong together, `problems` holds an error for each, and this one speaks of the first.
+    No secret is told: then `value` is a mask, as it is for whole tables and in place of the credentials in URLs.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        value: object,
+        reason: str,
+        origin: str | None = None,
+        others: Iterable[ConfigInvalid] = (),
+    ) -> None:
         self.path = path
-        self.value = value
+        self.value = masked(value)
         self.reason = reason
+        self.origin = origin
+        self._others = tuple(others)
+        super().__init__("\n".join([self._line(), *(other._line() for other in self._others)]))
+
+    @property
+    def problems(self) -> tuple[ConfigInvalid, ...]:
+        """All that were found together, this one first."""
+        return (self, *self._others)
+
+    def _line(self) -> str:
+        where = "" if self.origin is None else f"{self.origin}: "
+        return f"{where}{self.path} = {self.value!r}: {self.reason}"
 
 
 # --- causes of crashes and ends -------------------------------------------------------------------

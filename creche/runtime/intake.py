@@ -20,6 +20,7 @@ from trio.lowlevel import current_task, wait_task_rescheduled
 from . import events
 from .actor import Actor, MessageSpec
 from .context import BAGGAGE, PLACE, Place
+from .deadlines import Timer
 from .envelope import NEVER, RUNNING, Cast, PartOfMany, Request, Together, Waiting, WaitingCast
 from .errors import CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
 from .life import Life
@@ -232,7 +233,17 @@ class Intake(Life):
         """A message that waited in state `was` must never run."""
         self.revoked += 1
         self._mailbox.bury(was)
+        if self._mailbox.spill is not None:
+            # Not at once: Trio cancels the callers of one moment in no particular order. One that is about to be
+            # cancelled too would be let in or not, depending on that order.
+            Timer(self.deadlines, trio.current_time(), self._let_in)
         self.wake_if_blocked()
+
+    def _let_in(self) -> None:
+        """Who waits for room moves up into what cancelled callers have left free."""
+        self._mailbox.refill()
+        if self._hungry and self._mailbox:
+            self.wake()
 
     def wake_if_blocked(self) -> None:
         """Let the task look again if it waits for something else than mail: perhaps it does so no more."""

@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 Two deques. `queue` holds at most `capacity` live messages. `spill` holds those whose senders wait for room, in order
-of arrival; while it is not empty everything new goes there too, so that nobody overtakes. Whenever the queue loses a
-live message, one that waits for room moves up: so while anything waits, the queue is full.
+of arrival; while it is not empty everything new goes there too, so that nobody overtakes. Whenever a live message is
+taken out of the queue, one that waits for room moves up; into what a revoked one leaves free it moves a moment later,
+when the cell says so (see `Intake.bury`).
 
 A memory channel cannot take a message back, so callers that time out would leave garbage that blocks live callers and
 is executed later. Here a revoked request becomes a tombstone: it is skipped when taken and does not count against the
@@ -62,7 +63,7 @@ class Mailbox:
 
     def put(self, item: Cast | Request) -> bool:
         """Append if there is room."""
-        if len(self.queue) < self.capacity or not self.full():  # the first test is quick and nearly always settles it
+        if (self.spill is None and len(self.queue) < self.capacity) or not self.full():  # nearly always the first
             if self.queue is _NOTHING_YET:
                 self.open()
             self.queue.append(item)
@@ -110,19 +111,21 @@ class Mailbox:
     def popped(self) -> None:
         """A live message has been taken out of `queue`."""
         if self.spill is not None:
-            self._refill()
+            self.refill()
 
     def skipped(self) -> None:
         """A tombstone has been taken out of `queue`."""
         self._dead -= 1
 
     def bury(self, was: int) -> None:
-        """A message that was in state `was`, QUEUED or SPILLED, has become a tombstone."""
+        """A message that was in state `was`, QUEUED or SPILLED, has become a tombstone.
+
+        Whoever waits for its room is let in by `refill`.
+        """
         if was == QUEUED:
             self._dead += 1
             if self._dead > self._sweep_above and self._dead * 2 > len(self.queue):
                 self._dead = _sweep(self.queue)
-            self.popped()
         elif self.spill is not None:
             self._dead_spilled += 1
             if self._dead_spilled > _SWEEP_ABOVE and self._dead_spilled * 2 > len(self.spill):
@@ -136,7 +139,8 @@ class Mailbox:
         self._dead = self._dead_spilled = 0
         return (self.release(item) if isinstance(item, KeyedCast) else item for item in items if is_live(item))
 
-    def _refill(self) -> None:
+    def refill(self) -> None:
+        """Let those that wait for room move up into what is free."""
         while self.spill is not None and len(self.queue) - self._dead < self.capacity:
             if not self.spill:
                 self.spill = None

@@ -27,6 +27,7 @@ from .context import PLACE, RUNTIME
 from .deadlines import Deadlines
 from .errors import CallCycle, CallFailed, Killed, NotStarted, SpecInvalid, TreeFailed
 from .node import Group, Node, State, Verdict, Want, stack_of
+from .simulation import SIMULATION
 from .spec import Bindable, Spec
 from .tree import TreeNode, picture
 
@@ -47,11 +48,15 @@ class Unstopped:
 
 
 class Runtime:
-    """Made by `creche.open_runtime`. Everything in it is for use from its own Trio run."""
+    """Made by `creche.open_runtime`. Everything in it is for use from its own Trio run.
+
+    `random` is its randomness, for whatever shall be the same when a test runs a second time.
+    """
 
     def __init__(self, name: str, root: Spec[Any], *, seed: int | None = None) -> None:
         self.name = name
-        self.random = random.Random(seed)
+        self._simulation = SIMULATION.get()
+        self.random = random.Random(seed) if self._simulation is None else self._simulation.next_random(seed)
         self.deadlines = Deadlines()
         self.events = events.EventHub()
         self.services: dict[str, object] = {}  # what components offer to all of the runtime's code, by component name
@@ -60,10 +65,14 @@ class Runtime:
         # What every task of the tree starts with: its runtime, and nothing of whoever happens to start it.
         self.clean_context = Context()
         self.clean_context.run(RUNTIME.set, self)
+        self.clean_context.run(SIMULATION.set, self._simulation)
         self.stop_by = float("inf")
+        self.token: trio.lowlevel.TrioToken | None = None  # for what may come from another thread
         self._nursery: trio.Nursery | None = None
         self._failure: Exception | None = None
         self.root: Node = root.build(self, self, root.child_options.name or root.default_name())
+        if self._simulation is not None:
+            self._simulation.adopt(self)
 
     def __repr__(self) -> str:
         return f"<Runtime {self.name}: {self.root!r}>"
@@ -113,8 +122,20 @@ class Runtime:
     async def run_blocking(self, fn: Callable[[*Ts], R], *args: *Ts, limiter: trio.CapacityLimiter | None = None) -> R:
         """Run blocking code in a worker thread and wait for it.
 
-        A cancel waits for `fn` to end: make `fn` interruptible.
+        It is always a checkpoint, and runs `fn` in a copy of the caller's context. A cancel that comes before `fn` has
+        begun is obeyed, and `fn` does not run. One that comes later waits for `fn` to end, whose value or error comes
+        out: make `fn` interruptible. In a deterministic run (`creche.testing.run`) there is no thread: `fn` runs
+        inline, at one moment of a simulated delay, and all of the above holds. There `trio.from_thread` raises
+        RuntimeError, and nothing else runs while `fn` does: it must not wait for another thread.
+
+        Parameters
+        ----------
+        limiter
+            How many may run at once; a token is held from before `fn` begins until it has ended, in both modes.
+            Default: Trio's own limiter for threads.
         """
+        if self._simulation is not None:
+            return await self._simulation.run_blocking(fn, args, limiter)
         return await trio.to_thread.run_sync(fn, *args, limiter=limiter)
 
     @property
@@ -168,6 +189,7 @@ class Runtime:
 
     async def host(self) -> None:
         """Hold the tree until its root has ended."""
+        self.token = trio.lowlevel.current_trio_token()
         try:
             with trio.CancelScope(shield=True):
                 await self._hold_tree()

@@ -31,11 +31,13 @@ from .errors import SpecInvalid
 from .handle import Handle
 
 if TYPE_CHECKING:
+    from .config import Config
     from .node import Node, Parent
     from .runtime import Runtime
 
 P = ParamSpec("P")
 A = TypeVar("A", bound=Actor)
+C = TypeVar("C", bound="Config")
 H = TypeVar("H")
 H_co = TypeVar("H_co", covariant=True)
 
@@ -126,6 +128,19 @@ class Bindable(Protocol):
     def _unbind(self) -> None: ...
 
 
+class Configs(Protocol):
+    """Where a spec that was given no config gets one."""
+
+    env: Environment
+
+    def config(self, section: str, kind: type[C]) -> C:
+        """The config of a section."""
+        ...
+
+    def given(self, section: str, config: Config) -> None:
+        """The code gives the config of a section."""
+
+
 class Spec(ABC, Generic[H_co]):
     """How to make one node, and the handle that reaches it. Immutable; one spec may start many nodes."""
 
@@ -154,8 +169,8 @@ class Spec(ABC, Generic[H_co]):
         """The handles that the node is given: what must run before it."""
         return iter(())
 
-    def in_environment(self, env: Environment) -> Self:
-        """The same with what was left open filled in by the defaults of an environment."""
+    def configured(self, configs: Configs) -> Self:
+        """The same with what was left open filled in."""
         return self
 
     @property

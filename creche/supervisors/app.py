@@ -7,6 +7,9 @@ so the order of use is a topological order of the dependencies. `open` puts each
 (no lower than what it depends on), binds all handles, and opens the tree: layers start from the foundation to the edge,
 and stop in reverse.
 
+The configuration is read at once, and each component gets its section when it is used: its handle may depend on it.
+What is wrong there is gathered, and raised when the app is opened, before anything starts.
+
 `run` adds what a process needs. The first SIGINT or SIGTERM cancels the body and stops the tree within `stop_within`.
 From then on a watchdog thread and the handler of a second signal stand by: Trio cannot end a task that swallows its
 cancellation or never checkpoints, so they dump all stacks and end the process. Both are plain threading and signal code
@@ -28,6 +31,8 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import trio
 
+from ..runtime.config import Config
+from ..runtime.configuration import read_configuration
 from ..runtime.errors import ConfigInvalid, CrecheError, SpecInvalid
 from ..runtime.node import still_there
 from ..runtime.runtime import Runtime, opened, raise_single
@@ -37,6 +42,7 @@ from .budget import Intensity
 from .opening import STOP_WITHIN
 from .supervisor import SupervisorSpec, name_of, supervisor
 
+C = TypeVar("C", bound=Config)
 H = TypeVar("H")
 
 EXIT_OK = 0
@@ -77,6 +83,10 @@ class App:
     ----------
     name
         The service's name, as logs and metrics carry it.
+    config
+        The file with the components' configs, a section for each, called as the component. Default: the file that the
+        variable ``CRECHE_CONFIG`` names, if any. Environment variables win over the file; see ``docs/config.md``. A
+        component that the code gives a config must not have a section too.
     env
         ``"development"`` or ``"production"``: which defaults the components take. Default: the variable ``CRECHE_ENV``,
         else development.
@@ -90,20 +100,23 @@ class App:
     Raises
     ------
     ConfigInvalid
-        The environment is neither of the two.
+        The environment is neither of the two, or the file cannot be read. What is wrong in its sections is found by
+        `open`, `run` and `spec`, all of it before anything starts.
     """
 
     def __init__(
         self,
         name: str,
         *,
+        config: str | os.PathLike[str] | None = None,
         env: Environment | None = None,
         intensity: Intensity | None = None,
         stop_within: float = STOP_WITHIN,
         seed: int | None = None,
     ) -> None:
         self.name = name
-        self.env: Environment = _environment(env)
+        self.configuration = read_configuration(config, env=env)
+        self.env: Environment = self.configuration.env
         self._intensity = intensity or Intensity()
         self._stop_within = stop_within
         self._seed = seed
@@ -117,10 +130,18 @@ class App:
 
         Returns its handle, which raises `NotStarted` until the app runs.
         """
-        spec = spec.in_environment(self.env)
+        name = self._free_name(spec)
+        spec = spec.options(name=name).configured(self.configuration)
         handle = spec.new_handle()
-        self._used.append(_Used(spec, cast("Bindable", handle), self._layer_of(spec), self._free_name(spec)))
+        self._used.append(_Used(spec, cast("Bindable", handle), self._layer_of(spec), name))
         return handle
+
+    def section(self, name: str, *, type: type[C]) -> C:
+        """A section of the configuration that is the service's own, not a component's.
+
+        Raises `ConfigInvalid`.
+        """
+        return self.configuration.section(name, type=type)
 
     def override(self, handle: H, spec: Spec[H]) -> None:
         """Replace what `handle` reaches, before the app runs: a fake or another backend for a test.
@@ -130,7 +151,7 @@ class App:
         Raises `SpecInvalid` when the handle is not of this app, or when the new spec's handles are of another type.
         """
         used = self._find(handle)
-        spec = spec.in_environment(self.env)
+        spec = spec.options(name=used.name).configured(self.configuration)
         made = spec.new_handle()
         if type(made) is not type(handle):
             raise SpecInvalid(
@@ -144,7 +165,8 @@ class App:
         return serve
 
     def spec(self) -> SupervisorSpec:
-        """The whole tree as one spec. Raises `SpecInvalid` for what is wrong in it."""
+        """The whole tree as one spec. Raises `ConfigInvalid` and `SpecInvalid` for what is wrong in it."""
+        self.configuration.check()
         layers = [self._layer_spec(layer) for layer in LAYERS]
         return supervisor("root", *(layer for layer in layers if layer.children), intensity=self._intensity)
 
@@ -165,7 +187,7 @@ class App:
         taken = {used.name for used in self._used}
         name = name_of(spec)
         if name not in taken:
-            return cast("Environment", name)  # pyright: ignore[reportUnnecessaryCast]  # mypy does not narrow by `in`
+            return name
         if spec.child_options.name is not None:
             raise SpecInvalid("name", name, "the app uses that name already")
         return next(f"{name}-{n}" for n in range(2, len(taken) + 3) if f"{name}-{n}" not in taken)
@@ -243,13 +265,6 @@ class App:
 
 async def _until_stopped(running: Running) -> None:
     await trio.sleep_forever()
-
-
-def _environment(env: str | None) -> Environment:
-    name = env or os.environ.get("CRECHE_ENV") or "development"
-    if name not in ("development", "production"):
-        raise ConfigInvalid("CRECHE_ENV", name, "use 'development' or 'production'")
-    return cast("Environment", name)  # pyright: ignore[reportUnnecessaryCast]  # mypy does not narrow by `in`
 
 
 def _causes(error: BaseException) -> Iterator[str]:

@@ -30,7 +30,8 @@ def open_runtime(
     stop_within
         Seconds that the whole tree has for its stop; then everything left is cancelled.
     seed
-        For the runtime's randomness (jitter of backoffs).
+        For the runtime's randomness (jitter of backoffs). Default: drawn from the deterministic run
+        (`creche.testing.run`) that this is called in; outside of one, from the system.
 
     Raises
     ------

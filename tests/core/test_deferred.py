@@ -308,6 +308,26 @@ async def test_a_stop_waits_for_deferred_replies(autojump_clock: MockClock) -> N
         nursery.cancel_scope.cancel()
 
 
+async def test_timers_go_on_while_a_stop_waits(autojump_clock: MockClock) -> None:
+    """For it may be a timer that answers."""
+
+    class Slow(creche.Actor):
+        async def ask(self) -> str:
+            slot: creche.ReplySlot[str] = self.context.defer()
+            self.context.after(1, self._answer, slot)
+            return slot.later()
+
+        async def _answer(self, slot: creche.ReplySlot[str]) -> None:
+            slot.reply("from a timer")
+
+    async with creche.open_runtime("test") as runtime, trio.open_nursery() as nursery:
+        slow = await runtime.start(creche.child(Slow))
+        reply = asking(nursery, slow.call, Slow.ask)
+        await settle()
+        await runtime.stop(slow)
+        assert (await reply.settled(), reply.value) == ("value", "from a timer")
+
+
 async def test_an_exit_does_not_wait_for_deferred_replies(autojump_clock: MockClock) -> None:
     """An actor that ends itself takes nothing more that could answer them."""
     async with creche.open_runtime("test") as runtime, trio.open_nursery() as nursery:

@@ -126,9 +126,13 @@ class MailboxAgainstModel(RuleBasedStateMachine):
         for lane in (self.queue, self.spill):
             if name in lane:
                 lane.remove(name)
-        self.move_up()
         dead = len(self.mailbox.queue) - len(self.queue)
         assert dead <= max(len(self.queue), min(32, self.capacity // 2)), "tombstones are swept when one is added"
+
+    @rule()
+    def let_in(self) -> None:
+        self.mailbox.refill()
+        self.move_up()
 
     @rule()
     def take_all(self) -> None:
@@ -163,3 +167,20 @@ def test_a_small_mailbox_does_not_fill_up_with_tombstones() -> None:
         request.abort(never)
     assert not mailbox.full()
     assert len(mailbox.queue) <= 3
+
+
+def test_nobody_overtakes_between_a_revocation_and_the_refill() -> None:
+    """Room that a revoked request leaves belongs to who waits for it, from the first moment on."""
+    for capacity in (1, 4):
+        mailbox = Mailbox(capacity)
+        cell = cast("Intake", StubCell(mailbox))
+        requests = [
+            Request(cell, SPEC, (str(n),), {}, {}, cast("trio.lowlevel.Task", None)) for n in range(capacity + 1)
+        ]
+        assert [mailbox.put(request) for request in requests] == [*[True] * capacity, False]
+        mailbox.put_waiting(requests[-1])
+        requests[0].abort(never)
+        assert mailbox.full()
+        assert not mailbox.put((SPEC, ("overtakes",), {}, {}, float("inf")))
+        mailbox.refill()
+        assert [named(item) for item in mailbox.take_all()] == [str(n) for n in range(1, capacity + 1)]

@@ -328,6 +328,8 @@ async def test_an_actor_can_wait_for_nothing_at_time_zero(autojump_clock: MockCl
 class Entry:
     """Something that expires, and tells in which order."""
 
+    place = ""
+
     def __init__(self, deadline: float, expired: list[float]) -> None:
         self.deadline, self.expired = deadline, expired
         self.alive = True

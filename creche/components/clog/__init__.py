@@ -12,7 +12,7 @@ to standard error.
 
 from __future__ import annotations
 
-from ...runtime.component import ComponentSpec, by_environment
+from ...runtime.component import ComponentSpec, by_config
 from ...runtime.config import validated
 from ...runtime.spec import child
 from .actor import ClogActor
@@ -66,5 +66,5 @@ def component(config: Config | None = None, *, name: str = "clog") -> ComponentS
         A value is wrong. An output that cannot be opened is found out at the start, which then fails.
     """
     if config is None:
-        return by_environment(lambda env: component(default_config(env), name=name))
+        return by_config(Config, lambda chosen: component(chosen, name=name))
     return ComponentSpec(name, child(ClogActor, validated(config)), Clog, layer="foundation")

@@ -49,6 +49,11 @@ class Config(BaseConfig, frozen=True, kw_only=True):
     redact: tuple[str, ...] = REDACTED
     buffer: Annotated[int, Meta(ge=1)] = 10_000
 
+    @classmethod
+    def for_environment(cls, env: Environment) -> Config:
+        """See `default_config`."""
+        return default_config(env)
+
     def check(self) -> None:
         """An empty ending would hide every field."""
         if "" in self.redact:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...runtime.component import ComponentSpec, by_environment
+from ...runtime.component import ComponentSpec, by_config
 from ...runtime.config import validated
 from ...runtime.errors import SpecInvalid
 from ...runtime.spec import ActorSpec, child
@@ -70,7 +70,7 @@ def component(config: Config | None = None, *, name: str = "db", metadata: MetaD
         A value is wrong. A file that cannot be opened is found out at the start, which then fails.
     """
     if config is None:
-        return by_environment(lambda env: component(default_config(env), name=name, metadata=metadata))
+        return by_config(Config, lambda chosen: component(chosen, name=name, metadata=metadata))
     return ComponentSpec(name, child(DbActor, validated(config), metadata), Db)
 
 

@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ...runtime.config import Config as BaseConfig
+from ...runtime.config import PositiveSeconds, Seconds
 from ...runtime.errors import ConfigInvalid
 from ...runtime.spec import Environment
-
-Seconds = Annotated[float, Meta(gt=0)]
 
 
 class Config(BaseConfig, frozen=True, kw_only=True):
@@ -39,9 +38,14 @@ class Config(BaseConfig, frozen=True, kw_only=True):
     backend: Literal["sqlite"] = "sqlite"
     path: str = "db.sqlite3"
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
-    busy_timeout: Annotated[float, Meta(ge=0)] = 5.0
-    transaction_timeout: Seconds = 30.0
-    slow_after: Seconds = 0.1
+    busy_timeout: Annotated[Seconds, Meta(ge=0)] = 5.0
+    transaction_timeout: PositiveSeconds = 30.0
+    slow_after: PositiveSeconds = 0.1
+
+    @classmethod
+    def for_environment(cls, env: Environment) -> Config:
+        """See `default_config`."""
+        return default_config(env)
 
     def check(self) -> None:
         """See `creche.runtime.config.Config`."""

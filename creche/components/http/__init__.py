@@ -7,19 +7,14 @@ connections into the backlog, and clients see a pause where they would see a ref
 from __future__ import annotations
 
 from ...runtime.asgi import ASGIApp
-from ...runtime.component import ComponentSpec, by_environment
+from ...runtime.component import ComponentSpec, by_config
 from ...runtime.config import validated
-from ...runtime.spec import Environment, child
+from ...runtime.spec import child
 from .actor import HttpActor
-from .config import ServerConfig
+from .config import ServerConfig, default_config
 from .handle import HttpServer
 
 __all__ = ["ASGIApp", "HttpServer", "ServerConfig", "default_config", "http_server"]
-
-
-def default_config(env: Environment) -> ServerConfig:
-    """Loopback in development, all interfaces in production, port 8000."""
-    return ServerConfig(host="0.0.0.0" if env == "production" else "127.0.0.1")  # behind the platform's firewall
 
 
 def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http") -> ComponentSpec[HttpServer]:
@@ -28,8 +23,8 @@ def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http"
     Parameters
     ----------
     config
-        Where to listen, and for how long to wait; None takes the defaults of the app's environment. Port 0 lets the
-        kernel choose: ask the handle for the address.
+        Where to listen, and for how long to wait. None takes the section ``server`` of the app's configuration, or that
+        of its name if it is not called ``http``. Port 0 lets the kernel choose: ask the handle for the address.
     app
         An ASGI application. Its calls to actors run in the requests' tasks, so a client that goes away cancels what
         it waits for.
@@ -40,7 +35,7 @@ def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http"
         A value is out of range.
     """
     if config is None:
-        return by_environment(lambda env: http_server(default_config(env), app, name=name))
+        return by_config(ServerConfig, lambda chosen: http_server(chosen, app, name=name))
     checked = validated(config)
     inner = child(HttpActor, checked, app).options(drain=checked.drain + 1.0)
-    return ComponentSpec(name, inner, HttpServer, layer="edge")
+    return ComponentSpec(name, inner, HttpServer, layer="edge", section="server" if name == "http" else "")

@@ -6,9 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from ...runtime.config import Config
-
-Seconds = Annotated[float, Meta(gt=0)]
+from ...runtime.config import Config, PositiveSeconds
+from ...runtime.spec import Environment
 
 
 class ServerConfig(Config, frozen=True, kw_only=True):
@@ -21,7 +20,17 @@ class ServerConfig(Config, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     backlog: Annotated[int, Meta(ge=1)] = 1024
-    read_timeout: Seconds = 30.0
-    write_timeout: Seconds = 60.0
-    idle_timeout: Seconds = 15.0
-    drain: Seconds = 3.0
+    read_timeout: PositiveSeconds = 30.0
+    write_timeout: PositiveSeconds = 60.0
+    idle_timeout: PositiveSeconds = 15.0
+    drain: PositiveSeconds = 3.0
+
+    @classmethod
+    def for_environment(cls, env: Environment) -> ServerConfig:
+        """See `default_config`."""
+        return default_config(env)
+
+
+def default_config(env: Environment) -> ServerConfig:
+    """Loopback in development, all interfaces in production, port 8000."""
+    return ServerConfig(host="0.0.0.0" if env == "production" else "127.0.0.1")  # behind the platform's firewall

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from ...runtime.component import ComponentSpec, by_environment
+from ...runtime.component import ComponentSpec, by_config
 from ...runtime.config import validated
 from ...runtime.spec import child
 from .actor import Clock as Clock
@@ -52,6 +52,6 @@ def component(config: Config | None = None, *, name: str = "mq", clock: Clock = 
         A value is out of range. A path that cannot be opened makes the start fail.
     """
     if config is None:
-        return by_environment(lambda env: component(default_config(env), name=name, clock=clock))
+        return by_config(Config, lambda chosen: component(chosen, name=name, clock=clock))
     checked = validated(config)
     return ComponentSpec(name, child(LogActor, checked, clock).options(name=name), Mq)

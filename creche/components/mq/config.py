@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ...runtime.config import Config as BaseConfig
+from ...runtime.config import PositiveSeconds, Seconds
 from ...runtime.errors import ConfigInvalid
 from ...runtime.spec import Environment
 
@@ -14,7 +15,6 @@ Synchronous = Literal["normal", "full"]
 MOST_PARTITIONS = 10_000
 
 _AtLeastOne = Annotated[int, Meta(ge=1)]
-_Positive = Annotated[float, Meta(gt=0)]
 
 
 class Config(BaseConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,10 +52,15 @@ class Config(BaseConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     synchronous: Synchronous = "normal"
     max_batch: _AtLeastOne = 500
     max_buffered: _AtLeastOne = 10_000
-    busy_timeout: Annotated[float, Meta(ge=0)] = 5.0
-    poll_interval: _Positive = 0.5
+    busy_timeout: Annotated[Seconds, Meta(ge=0)] = 5.0
+    poll_interval: PositiveSeconds = 0.5
     commit_every: _AtLeastOne = 100
-    commit_interval: _Positive = 1.0
+    commit_interval: PositiveSeconds = 1.0
+
+    @classmethod
+    def for_environment(cls, env: Environment) -> Config:
+        """See `default_config`."""
+        return default_config(env)
 
     def check(self) -> None:
         """A log that ends with its actor could not keep what it acknowledged."""

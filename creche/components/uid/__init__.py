@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from ...runtime.component import ComponentSpec, by_environment
+from ...runtime.component import ComponentSpec, by_config
 from ...runtime.config import validated
-from ...runtime.spec import Environment, child
+from ...runtime.spec import child
 from .actor import UidActor
-from .config import Config
+from .config import Config, default_config
 from .errors import ClockMovedBack, LayoutExhausted, MarkReached, NoWorkerIdFree, WorkerIdLost
 from .snowflake import Layout, Snowflake, SnowflakeStatistics, parse
 from .uuid7 import is_uuid7, uuid7_time
@@ -40,14 +40,6 @@ __all__ = [
 ]
 
 
-def default_config(env: Environment) -> Config:
-    """In development, worker ids of this process only.
-
-    In production, those of all processes of this user, in a file of the home directory.
-    """
-    return Config(state_path="~/.local/state/creche/uid.db" if env == "production" else None)
-
-
 def component(
     config: Config | None = None, *, name: str = "uid", now_ms: Callable[[], int] = wall_clock_ms
 ) -> ComponentSpec[Uid]:
@@ -66,7 +58,7 @@ def component(
         A value is out of range, or the values do not fit together.
     """
     if config is None:
-        return by_environment(lambda env: component(default_config(env), name=name, now_ms=now_ms))
+        return by_config(Config, lambda chosen: component(chosen, name=name, now_ms=now_ms))
     checked = validated(config)
     handle = partial(Uid, layout=checked.layout)
     return ComponentSpec(name, child(UidActor, checked, now_ms), handle, layer="foundation")

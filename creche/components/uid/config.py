@@ -7,7 +7,9 @@ from typing import Annotated
 from msgspec import Meta
 
 from ...runtime.config import Config as BaseConfig
+from ...runtime.config import PositiveSeconds, Seconds
 from ...runtime.errors import ConfigInvalid
+from ...runtime.spec import Environment
 from .snowflake import EPOCH_MS, Layout
 
 
@@ -39,9 +41,14 @@ class Config(BaseConfig, frozen=True, kw_only=True):
     time_bits: Annotated[int, Meta(ge=1)] = 41
     worker_bits: Annotated[int, Meta(ge=0)] = 10
     sequence_bits: Annotated[int, Meta(ge=0)] = 12
-    tolerance: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
-    lease_ttl: Annotated[float, Meta(gt=0)] = 30.0
-    quarantine: Annotated[float, Meta(ge=0)] = 60.0
+    tolerance: Annotated[Seconds, Meta(ge=0.1, le=60)] = 1.0
+    lease_ttl: PositiveSeconds = 30.0
+    quarantine: Annotated[Seconds, Meta(ge=0)] = 60.0
+
+    @classmethod
+    def for_environment(cls, env: Environment) -> Config:
+        """See `default_config`."""
+        return default_config(env)
 
     @property
     def layout(self) -> Layout:
@@ -67,3 +74,11 @@ class Config(BaseConfig, frozen=True, kw_only=True):
         if self.lease_ttl < 3 * self.tolerance:
             reason = f"must be at least 3 times the tolerance of {self.tolerance:g} s"
             raise ConfigInvalid("$.lease_ttl", self.lease_ttl, reason)
+
+
+def default_config(env: Environment) -> Config:
+    """In development, worker ids of this process only.
+
+    In production, those of all processes of this user, in a file of the home directory.
+    """
+    return Config(state_path="~/.local/state/creche/uid.db" if env == "production" else None)

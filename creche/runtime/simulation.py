@@ -1,0 +1,92 @@
+"""What the runtimes of one deterministic run share: where their randomness comes from, and time for blocking code.
+
+A runtime that is opened inside of `creche.testing.run` finds its simulation here; one that is opened elsewhere finds
+None and works with threads and the system's entropy. Nothing else in the package knows the difference.
+
+Blocking code, simulated
+------------------------
+Trio's virtual clock takes a task that waits for a thread for one that waits for time, and jumps ahead. So blocking code
+runs inline, in the task that waits for it, at one moment of a span of virtual time that is drawn for the call. Up to
+that moment it is as if no thread were free yet: a cancel is obeyed and the code never runs. After it, it is as if the
+thread had still to finish: a cancel waits, and the result comes back all the same. Other tasks run before and after;
+they see what a thread would let them see, except that no two pieces of blocking code run at the same time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from .errors import SpecInvalid
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+R = TypeVar("R")
+
+# Seconds of virtual time that one piece of blocking code takes, drawn from the Random.
+BlockingTime = Callable[[random.Random], float]
+
+
+def up_to_ten_milliseconds(dice: random.Random) -> float:
+    """The default: evenly from 0 to 0.01 s, as a small transaction on a local disk."""
+    return dice.uniform(0.0, 0.01)
+
+
+class Simulation:
+    """One deterministic run, as its runtimes see it. `adopt` is called with each of them before its tree starts."""
+
+    def __init__(self, seed: str, blocking: BlockingTime, adopt: Callable[[Runtime], object]) -> None:
+        self._seed = seed
+        self._blocking = blocking
+        self._dice = random.Random(f"{seed}:blocking")
+        self._runtimes = 0
+        self.adopt = adopt
+
+    def next_random(self, seed: int | None) -> random.Random:
+        """The randomness of the next runtime, which may have a `seed` of its own: else another stream for each."""
+        self._runtimes += 1
+        return random.Random(f"{self._seed}:runtime {self._runtimes}" if seed is None else seed)
+
+    async def run_blocking(
+        self, fn: Callable[..., R], args: tuple[Any, ...], limiter: trio.CapacityLimiter | None
+    ) -> R:
+        """See `Runtime.run_blocking`."""
+        if limiter is None:
+            limiter = trio.to_thread.current_default_thread_limiter()
+        whole = self._draw()
+        until_run = whole * self._dice.random()
+        borrower = object()  # not the task, which may hold a token already: as in `trio.to_thread.run_sync`
+        await limiter.acquire_on_behalf_of(borrower)
+        try:
+            await trio.sleep(until_run)
+            try:
+                return _call(fn, args)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(whole - until_run)
+        finally:
+            limiter.release_on_behalf_of(borrower)
+
+    def _draw(self) -> float:
+        seconds = self._blocking(self._dice)
+        if not 0 <= seconds < float("inf"):
+            raise SpecInvalid("blocking", seconds, "a function that draws seconds from a Random, at least 0 and finite")
+        return seconds
+
+
+def _call(fn: Callable[..., R], args: tuple[Any, ...]) -> R:
+    """As in a worker thread: in a copy of the context, and no async functions."""
+    value = copy_context().run(fn, *args)
+    if inspect.iscoroutine(value):
+        value.close()
+        raise TypeError(f"run_blocking needs a sync function, and {fn!r} is asynchronous")
+    return value
+
+
+SIMULATION: ContextVar[Simulation | None] = ContextVar("creche.simulation", default=None)

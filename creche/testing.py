@@ -1,0 +1,146 @@
+"""Tests of actors in virtual time, in an order that follows from a seed: the same each time, in each process.
+
+`run` needs the extra ``creche[testing]``. See docs/testing.md for what is promised and what breaks it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from dataclasses import fields
+from functools import partial
+from typing import TypeVar, TypeVarTuple
+
+import trio
+from trio.testing import MockClock
+
+from .runtime.errors import SpecInvalid
+from .runtime.events import Event
+from .runtime.runtime import Runtime
+from .runtime.scheduling import NotDeterministic as NotDeterministic
+from .runtime.scheduling import scheduled_by
+from .runtime.simulation import SIMULATION, BlockingTime, Simulation, up_to_ten_milliseconds
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{4,}\b")
+_IN_THE_LEAD = ("time", "path", "incarnation")
+_TOO_LONG = ("detail", "stack")  # tracebacks: many lines, with places in files
+
+
+class Trace:
+    """What happened in the runtimes that it follows, as `lines` that runs of one seed have in common to the letter.
+
+    A line has the time in seconds, the runtime and path, the incarnation, the event and its fields; tracebacks are left
+    out and memory addresses are blanked. ``str()`` is all of it.
+
+    Parameters
+    ----------
+    steps
+        Record each step of each of Trio's tasks as well. Two runs that differ show where they begin to. For `run` only.
+    """
+
+    def __init__(self, *, steps: bool = False) -> None:
+        self.steps = steps
+        self.lines: list[str] = []
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def digest(self) -> str:
+        """A hash of all lines: equal for equal traces."""
+        return hashlib.sha256(str(self).encode("utf-8", "backslashreplace")).hexdigest()
+
+    def follow(self, runtime: Runtime) -> Callable[[], None]:
+        """Record the runtime's events from now on. Returns a function that ends it.
+
+        `run` does this for all runtimes that are opened in it, from their first event.
+        """
+        return runtime.events.subscribe(partial(self._record, runtime.name))
+
+    def note(self, text: str) -> None:
+        """Add a line of the test's own, such as what became of a call. To be called inside of a Trio run."""
+        self._add(trio.current_time(), text)
+
+    def _record(self, runtime_name: str, event: Event) -> None:
+        facts = [
+            f"{field.name}={getattr(event, field.name)!r}"
+            for field in fields(event)
+            if field.name not in _IN_THE_LEAD and field.name not in _TOO_LONG
+        ]
+        self._add(event.time, " ".join([f"{runtime_name}:{event.path}#{event.incarnation}", event.kind, *facts]))
+
+    def _add(self, time: float, text: str) -> None:
+        self.lines.append(f"{time:.6f} {_ADDRESS.sub('0x?', text)}")
+
+
+class _Steps(trio.abc.Instrument):
+    """Puts each step into a trace. Tasks are numbered as they are spawned, for many have one name."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._spawned = 0
+        self._numbers: dict[trio.lowlevel.Task, int] = {}  # of the living
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self._spawned += 1
+        self._numbers[task] = self._spawned
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._trace.note(f"task {self._numbers[task]} {task.name}")
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        del self._numbers[task]
+
+
+def run(
+    async_fn: Callable[[*Ts], Awaitable[R]],
+    *args: *Ts,
+    seed: int = 0,
+    trace: Trace | None = None,
+    blocking: BlockingTime = up_to_ten_milliseconds,
+) -> R:
+    """Run ``async_fn(*args)`` under Trio in virtual time, in an order that follows from `seed`. Returns its value.
+
+    The promise: same seed, code, Python and Trio give the same events in the same order, in another process too. The
+    clock starts at 0 and jumps ahead whenever all tasks wait. The runtimes that are opened inside, at whatever depth,
+    draw from the seed, each a stream of its own unless it is given a seed itself, and run blocking code inline. The
+    module `random` is seeded, too.
+
+    Parameters
+    ----------
+    seed
+        Any whole number. Another seed gives another order of tasks, other jitter, other delays.
+    trace
+        Records the runtimes that are opened inside, from their first event.
+    blocking
+        How long `Runtime.run_blocking` takes: is called with a `random.Random` for each call and returns seconds of
+        virtual time. The code runs at a moment within them that is drawn evenly. Default: evenly from 0 to 0.01.
+
+    Raises
+    ------
+    NotDeterministic
+        Nothing has been started: the self-test, which precedes each run, finds that Trio's order of tasks does not
+        follow from the seed; or the call comes from inside a Trio run; or another thread is in such a run.
+    ImportError
+        Hypothesis is not installed. It is needed because Trio lets itself be seeded by Hypothesis only.
+    SpecInvalid
+        `seed` is no whole number.
+
+    Whatever `async_fn` raises comes out as it is. In any case Trio's Random and the module `random` get back the state
+    that they had before.
+    """
+    if type(seed) is not int:
+        raise SpecInvalid("seed", seed, "a whole number")
+    stream = f"creche {seed}"
+    simulation = Simulation(stream, blocking, (lambda _: None) if trace is None else trace.follow)
+    context = copy_context()
+    context.run(SIMULATION.set, simulation)
+    clock = MockClock(autojump_threshold=0)
+    instruments = [_Steps(trace)] if trace is not None and trace.steps else []
+    with scheduled_by(stream):
+        return context.run(partial(trio.run, async_fn, *args, clock=clock, instruments=instruments))

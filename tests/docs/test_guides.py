@@ -1,0 +1,39 @@
+"""The guides: each program runs as it stands, and prints what the page says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.session import Command, File, output_of, save, steps_of
+from tests.pages import ROOT
+
+RETRY = steps_of("docs/guides/retry.md")
+
+
+@pytest.mark.parametrize("command", [step for step in RETRY if isinstance(step, Command)], ids=lambda step: step.line)
+def test_a_program_prints_what_the_page_says(command: Command, tmp_path: Path) -> None:
+    """Each command of the page, in a folder with the page's files."""
+    for step in RETRY:
+        if isinstance(step, File):
+            save(step, tmp_path)
+    assert output_of(command, tmp_path) == command.output
+
+
+def test_every_program_is_run() -> None:
+    """Nothing on the page is left out: a file is run, or imported by one that is."""
+    files = {step.name: step.text for step in RETRY if isinstance(step, File)}
+    run = {step.line.removeprefix("python ") for step in RETRY if isinstance(step, Command)}
+    imported = {name for name in files if any(f"from {Path(name).stem} import" in files[other] for other in run)}
+    assert run | imported == set(files)
+
+
+@pytest.mark.parametrize("page", ["docs/guides/retry.md", "docs/tutorial.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    """Every link to another page or folder of the project."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
+    assert links
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []

@@ -1,0 +1,278 @@
+"""The faults: each is a patch of one file that must fit exactly once, and the tests that must catch it.
+
+A patch is written as a diff: each line begins with a space (it stays), a minus (it goes) or a plus (it comes).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FUZZ = "tests/core/test_fuzz.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault. `caught_by` are pytest's arguments: at least one of these tests must fail."""
+
+    name: str
+    path: str
+    patch: str
+    caught_by: tuple[str, ...] = (FUZZ,)
+
+    @property
+    def old(self) -> str:
+        """What must be found once."""
+        return self._side(" -")
+
+    @property
+    def new(self) -> str:
+        """What takes its place."""
+        return self._side(" +")
+
+    def _side(self, marks: str) -> str:
+        lines = self.patch.strip("\n").split("\n")
+        return "".join(f"{line[1:]}\n" for line in lines if line[:1] in marks)
+
+
+CELL, ENVELOPE, INTAKE = "creche/runtime/cell.py", "creche/runtime/envelope.py", "creche/runtime/intake.py"
+MAILBOX, FLIGHTS, LIFE = "creche/runtime/mailbox.py", "creche/runtime/flights.py", "creche/runtime/life.py"
+SLOTS, COMPANION = "creche/runtime/slots.py", "creche/runtime/companion.py"
+
+MUTANTS = (
+    Mutant(
+        "an await between finding the mailbox empty and parking: a wake-up is lost",
+        CELL,
+        """
+             if not queue:
++                await checkpoint()
+                 self._parked = self._hungry = True
+""",
+        ("tests/core/test_traps.py",),
+    ),
+    Mutant(
+        "a cancelled scope is used for the next message",
+        CELL,
+        """
+-            if self._spoiled:
+-                return
+""",
+    ),
+    Mutant(
+        "a cancel does not note that the scope must be renewed",
+        CELL,
+        """
+         if self._scope is not None:
+-            self._spoiled = True
+             self._scope.cancel(reason)
+""",
+        (FUZZ, "tests/core/test_callers_gone.py"),
+    ),
+    Mutant(
+        "a second answer is taken for the first",
+        ENVELOPE,
+        """
+-    def _settle(self, value: object, error: BaseException | None) -> None:
+-        if self.state >= DEFERRED:
++    def _settle(self, value: object, error: BaseException | None) -> None:
++        if self.state == DEFERRED:
+             if self.state == SETTLED:  # the caller may not have looked at its outcome yet: it stays as it is
+""",
+    ),
+    Mutant(
+        "a message is taken before the look at the stop flag",
+        CELL,
+        """
+                 continue
+             item = queue.popleft()
++            if self._ending and self._over():
++                return
+""",
+    ),
+    Mutant(
+        "the mailbox is drained into a local list",
+        CELL,
+        """
+-        mailbox, queue = self._mailbox, self._mailbox.open()
++        mailbox, queue = self._mailbox, type(self._mailbox.queue)(self._mailbox.open())
++        mailbox.open().clear()
+""",
+    ),
+    Mutant(
+        "revoked requests run",
+        CELL,
+        """
+-            elif item.state != QUEUED:
+-                mailbox.skipped()
+-                continue
+""",
+    ),
+    Mutant(
+        "a running handler is not told that its caller has gone",
+        ENVELOPE,
+        """
+         if self._handler_follows():
+             self._rarely().raise_cancel = raise_cancel
+-            self._cancel_handler()
+""",
+        ("tests/core/test_callers_gone.py",),
+    ),
+    Mutant(
+        "the message in hand is not answered for after a crash",
+        CELL,
+        """
+-            request.fail(OutcomeUnknown(self.path), failure)
++            pass
+""",
+    ),
+    Mutant(
+        "the message in hand is put back after a crash",
+        CELL,
+        """
+         if request is not None and request.live() and request.state != DEFERRED:
+-            request.fail(OutcomeUnknown(self.path), failure)
++            request.state = QUEUED
++            self._mailbox.put_back(request)
+""",
+    ),
+    Mutant(
+        "who comes later overtakes those that wait for room",
+        MAILBOX,
+        """
+-        return len(self.queue) - self._dead >= self.capacity or self._waiting() > 0
++        return len(self.queue) - self._dead >= self.capacity
+""",
+        ("tests/core/test_mailbox.py::test_nobody_overtakes_between_a_revocation_and_the_refill",),
+    ),
+    Mutant(
+        "revoked requests hold room",
+        MAILBOX,
+        """
+         if was == QUEUED:
+-            self._dead += 1
+""",
+        ("tests/core/test_mailbox.py::test_a_small_mailbox_does_not_fill_up_with_tombstones",),
+    ),
+    Mutant(
+        "room that becomes free is not given to those that wait",
+        MAILBOX,
+        """
+-        if self.spill is not None:
+-            self.refill()
+""",
+    ),
+    Mutant(
+        "a handler that waits is forgotten in the wait-for graph",
+        INTAKE,
+        """
+             if edges is not None:
+-                edges.remove(request)
++                pass
+""",
+    ),
+    Mutant(
+        "mail whose time is over is handled",
+        CELL,
+        """
+-                if item.deadline != NEVER and item.deadline <= trio.current_time():
++                if item.deadline != NEVER and item.deadline < 0:
+""",
+        ("tests/core/test_time.py",),
+    ),
+    Mutant(
+        "messages in flight are not answered for after a crash",
+        CELL,
+        """
+-        if companion is not None:
+-            companion.end(failure)
+""",
+    ),
+    Mutant(
+        "a stop does not wait for what is in flight",
+        CELL,
+        """
+-        return not self._mailbox and not self._in_flight()
++        return not self._mailbox
+""",
+        ("tests/core/test_deferred.py", "tests/core/test_concurrent.py"),
+    ),
+    Mutant(
+        "a batch overtakes messages of another kind",
+        MAILBOX,
+        """
+-        return self.take() if self.queue and spec_of(self.queue[0]) is spec else None
++        for index, item in enumerate(self.queue):
++            if is_live(item) and spec_of(item) is spec:
++                self.queue.rotate(-index)
++                taken = self.take()
++                self.queue.rotate(index)
++                return taken
++        return None
+""",
+    ),
+    Mutant(
+        "one more concurrent handler than the limit",
+        FLIGHTS,
+        """
+-        return self._busy.get(spec.name, 0) < spec.concurrency
++        return self._busy.get(spec.name, 0) <= spec.concurrency
+""",
+        ("tests/core/test_concurrent.py",),
+    ),
+    Mutant(
+        "what was revoked while unsent is sent",
+        SLOTS,
+        """
+-        if not self._flight.wanted:
+-            return False
+""",
+    ),
+    Mutant(
+        "a forgotten reply slot leaves its caller waiting",
+        SLOTS,
+        """
+-        if self._flight.open:
+-            self._flight.forget()
++        pass
+""",
+        ("tests/core/test_deferred.py",),
+    ),
+    Mutant(
+        "the successor starts before background work has ended",
+        CELL,
+        """
+-            with trio.CancelScope(shield=True):
+-                await self._companion.join()
++            pass
+""",
+        ("tests/core/test_lives.py", "tests/core/test_traps.py"),
+    ),
+    Mutant(
+        "an actor that was stopped while it crashed is restarted",
+        LIFE,
+        """
+-        if self.want is not Want.NOTHING:
+-            if failure is not None:
+-                self.bad_stop(failure)
++        if self.want is not Want.NOTHING and failure is None:
+""",
+        (FUZZ, "tests/supervisors"),
+    ),
+    Mutant(
+        "a lease outlives its incarnation",
+        CELL,
+        """
+-        if lease is not None:
+-            lease.revoke()
+""",
+        ("tests/core",),
+    ),
+    Mutant(
+        "timers outlive their incarnation",
+        COMPANION,
+        """
+-        if self.agenda is not None:
+-            self.agenda.end()
+""",
+        ("tests/core/test_timers.py",),
+    ),
+)
