@@ -2,6 +2,7 @@
 
 from .components.http import ServerConfig as ServerConfig
 from .components.http import http_server as http_server
+from .runtime import events as events
 from .runtime.actor import Actor as Actor
 from .runtime.actor import batched as batched
 from .runtime.actor import message as message

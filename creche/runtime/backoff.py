@@ -33,7 +33,8 @@ class Backoff:
     def __post_init__(self) -> None:
         require_number(self, "first")
         require_number(self, "factor", at_least=1)
-        require_number(self, "cap", at_least=self.first)
+        require_number(self, "cap")
+        require(self, "cap", self.cap >= self.first, f"at least first = {self.first:g}")
         require_number(self, "jitter")
         require(self, "jitter", self.jitter <= 1, "a fraction between 0 and 1")
         require_number(self, "free", whole=True)

@@ -7,6 +7,7 @@ never travels.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -156,6 +157,7 @@ class ActorContext:
         ends, and the next one does not begin before it has ended. An exception in it crashes the incarnation. It runs
         with clean context variables.
         """
+        _require_function("spawn", fn)
         self._cell.companion().spawn(fn, args)
 
     def after(self, seconds: float, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> Alarm:
@@ -164,6 +166,7 @@ class ActorContext:
         Returns an `Alarm`, which can be cancelled. It ends with this incarnation. An error in `fn` is what it would be
         in the handler of a cast. Raises `SpecInvalid`.
         """
+        _require_function("after", fn)
         return self._cell.agenda().set_alarm(seconds, None, fn, args)
 
     def every(self, seconds: float, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> Alarm:
@@ -171,6 +174,7 @@ class ActorContext:
 
         Ticks that come due while an earlier one still waits are skipped.
         """
+        _require_function("every", fn)
         return self._cell.agenda().set_alarm(seconds, seconds, fn, args)
 
     def defer(self) -> ReplySlot[Any]:
@@ -202,3 +206,11 @@ class ActorContext:
         final stop.
         """
         return self._cell.keep(name, make, close)
+
+
+def _require_function(where: str, fn: object) -> None:
+    if inspect.iscoroutine(fn):
+        fn.close()  # else Python warns later that it was never awaited
+        raise TypeError(f"{where} takes an async function and its arguments, not a call of it: write (fn, *args)")
+    if not callable(fn):
+        raise TypeError(f"{where} takes an async function, not {fn!r}")

@@ -57,6 +57,7 @@ class MailboxFull(NotDelivered, trio.WouldBlock):
 
     def __init__(self, path: str, capacity: int) -> None:
         super().__init__(path, "overflow")
+        self.args = (f"{path}: the mailbox is full ({capacity} messages); an awaited cast waits for room",)
         self.capacity = capacity
 
 
@@ -88,7 +89,7 @@ class PeerFailed(CallFailed):
     """
 
     def __init__(self, path: str, origin: str, cause: CallFailed) -> None:
-        super().__init__(path, f"a call made by the handler failed at {origin}: {cause}")
+        super().__init__(path, f"a call made by the handler failed: {cause}")
         self.origin = origin
         self.cause = cause
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, TypeVarTuple, cast
 
 import trio
 from outcome import Outcome
@@ -41,6 +41,14 @@ class Handle(Generic[A_co]):
 
     def __repr__(self) -> str:
         return f"<Handle {self._name} (not started)>" if self._cell is None else f"<Handle {self._cell!r}>"
+
+    if not TYPE_CHECKING:  # checkers find such a name out by themselves
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Only for names that do not exist: say what was probably meant."""
+            messages = () if self._cell is None else self._cell.messages
+            hint = f"; it is a message: use handle.ask.{name}(...)" if name in messages else ""
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}{hint}", name=name, obj=self)
 
     @property
     def path(self) -> str:

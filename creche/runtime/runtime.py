@@ -23,21 +23,25 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple, cast
 import trio
 
 from . import events
+from .actor import Actor
+from .cell import Cell
 from .context import PLACE, RUNTIME
 from .deadlines import Deadlines
 from .errors import CallCycle, CallFailed, Killed, NotStarted, SpecInvalid, TreeFailed
+from .handle import Handle
 from .node import Group, Node, State, Verdict, Want, stack_of
 from .simulation import SIMULATION
-from .spec import Bindable, Spec
+from .spec import Bindable, Spec, require_spec
 from .tree import TreeNode, picture
 
+A = TypeVar("A", bound=Actor)
 H = TypeVar("H")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 
 @dataclass(frozen=True, slots=True)
-class Unstopped:
+class UnstoppedReport:
     """A node that did not end although it was asked to and then cancelled.
 
     `stack` shows where it stood at that moment.
@@ -60,7 +64,7 @@ class Runtime:
         self.deadlines = Deadlines()
         self.events = events.EventHub()
         self.services: dict[str, object] = {}  # what components offer to all of the runtime's code, by component name
-        self.unstopped: list[Unstopped] = []
+        self.unstopped: list[UnstoppedReport] = []
         self.path = ""  # it is the root's parent
         # What every task of the tree starts with: its runtime, and nothing of whoever happens to start it.
         self.clean_context = Context()
@@ -84,10 +88,12 @@ class Runtime:
 
         Raises `StartFailed` if it cannot start. If cancelled, what had started is stopped again.
         """
+        require_spec("start", spec)
         return await self.start_with(spec, spec.new_handle())
 
     async def start_with(self, spec: Spec[H], handle: H) -> H:
         """As `start`, for a handle that has been handed out already."""
+        require_spec("start", spec)
         node = await cast("Group", self.root).start_child(spec)
         cast("Bindable", handle)._bind(node)  # pyright: ignore[reportPrivateUsage]
         return handle
@@ -114,6 +120,16 @@ class Runtime:
         already dying.
         """
         return self.node_of(target).condemn(Killed(reason))
+
+    def handle(self, path: str, cls: type[A]) -> Handle[A]:
+        """A handle to the actor at `path`, for instance ``"root/service/greeter"``: to static children, above all.
+
+        Raises KeyError if there is no such node, and `SpecInvalid` if it is no actor with the messages of `cls`.
+        """
+        node = self.node_of(path)
+        if not (isinstance(node, Cell) and cls.__messages__.keys() <= node.messages.keys()):
+            raise SpecInvalid("handle", path, f"it is {node!r}, which has not the messages of {cls.__name__}")
+        return Handle(node.name, node)
 
     def tree(self) -> TreeNode:
         """A picture of the whole tree at this moment. ``str()`` of it is text for people."""
@@ -181,7 +197,7 @@ class Runtime:
     def report_unstopped(self, node: Node) -> None:
         """A node was asked to stop, then cancelled, and is still there."""
         stack = stack_of(node.task)
-        self.unstopped.append(Unstopped(node.path, stack))
+        self.unstopped.append(UnstoppedReport(node.path, stack))
         if self.events.on:
             node.emit(events.Unstopped, stack)
 

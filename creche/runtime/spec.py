@@ -91,6 +91,9 @@ class ChildOptions:
 
     def __post_init__(self) -> None:
         require(self, "name", self.name is None or is_name(self.name), NAME_RULE)
+        require(
+            self, "backoff", isinstance(self.backoff, Backoff), "a creche.Backoff, such as creche.Backoff(first=0.5)"
+        )
         require_one_of(self, "restart", ("permanent", "transient", "temporary"))
         require_one_of(self, "overflow", ("wait", "reject", "drop_oldest", "drop_newest", "latest_by_key"))
         require_one_of(self, "while_down", ("wait", "reject"))
@@ -237,12 +240,22 @@ def child(cls: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorSpec[A
     """
     actor_class: object = cls
     if not (isinstance(actor_class, type) and issubclass(actor_class, Actor)):
-        raise SpecInvalid("child", cls, "pass a subclass of creche.Actor, then its constructor's arguments")
+        hint = "the class itself, not an actor that has been made: " if isinstance(actor_class, Actor) else ""
+        raise SpecInvalid("child", cls, f"pass {hint}a subclass of creche.Actor, then its constructor's arguments")
     try:
         inspect.signature(actor_class).bind(*args, **kwargs)
     except TypeError as error:
         raise SpecInvalid(f"child({actor_class.__name__}, ...)", (args, kwargs), str(error)) from None
     return ActorSpec(cast("type[A]", cls), args, dict(kwargs))
+
+
+def require_spec(where: str, value: object) -> None:
+    """Raise `SpecInvalid`, with what to write instead, unless `value` is a spec."""
+    if not isinstance(value, Spec):
+        name = value.__name__ if isinstance(value, type) else type(value).__name__
+        is_actor = isinstance(value, Actor) or (isinstance(value, type) and issubclass(value, Actor))
+        fix = f"pass creche.child({name}, ...)" if is_actor else "pass a spec: creche.child(...), c.db.component(), ..."
+        raise SpecInvalid(where, value, fix)
 
 
 NAME_RULE = "one or more letters, digits, '_', '-' or '.'"

@@ -36,7 +36,7 @@ from ..runtime.configuration import read_configuration
 from ..runtime.errors import ConfigInvalid, CrecheError, SpecInvalid
 from ..runtime.node import still_there
 from ..runtime.runtime import Runtime, opened, raise_single
-from ..runtime.spec import LAYERS, Bindable, Environment, Layer, Spec
+from ..runtime.spec import LAYERS, Bindable, Environment, Layer, Spec, require_spec
 from ..runtime.tree import TreeNode
 from .budget import Intensity
 from .opening import STOP_WITHIN
@@ -128,8 +128,9 @@ class App:
     def use(self, spec: Spec[H]) -> H:
         """Make a component or an actor part of the app.
 
-        Returns its handle, which raises `NotStarted` until the app runs.
+        Returns its handle, which raises `NotStarted` until the app runs. Raises `SpecInvalid`.
         """
+        require_spec("use", spec)
         name = self._free_name(spec)
         spec = spec.options(name=name).configured(self.configuration)
         handle = spec.new_handle()
@@ -150,6 +151,7 @@ class App:
 
         Raises `SpecInvalid` when the handle is not of this app, or when the new spec's handles are of another type.
         """
+        require_spec("override", spec)
         used = self._find(handle)
         spec = spec.options(name=used.name).configured(self.configuration)
         made = spec.new_handle()
