@@ -2,16 +2,18 @@
 
 Theory of operation
 -------------------
-One task per actor. The restart loop (`run`) runs inside it, so a restart respawns nothing. Nesting is fixed, from the
+One task per actor. The restart loop (`live`) runs inside it, so a restart respawns nothing. Nesting is fixed, from the
 outside in:
 
-    run ⊃ incarnation, with its lifespan (`_life`) ⊃ message scope (`_scope`)
+    live ⊃ incarnation, with its lifespan (`_life`) ⊃ message scope (`_scope`)
 
 * `_scope` is shared by many messages and renewed only after it was really cancelled, because a cancel scope costs more
   than a call. A cancel that comes too late for its message would hit the next, innocent one: `_spoiled` says that the
   scope must be renewed first.
 * `_life` exists only for actors with a lifespan of their own. Crashes are judged outside of both: inside, a crash of
   something that the lifespan holds shows as a `Cancelled`, and its error only appears when the lifespan has been left.
+* A *plain* actor has no lifespan. If nothing else goes on, its crash can be judged inside the message scope, and its
+  successor may come up there: for it, one scope spans many lives.
 * Whose `Cancelled` it is is never decided by its type. Our own cancels leave a note first (`_condemned`, `want`, the
   request's state) and are caught by our own scopes; any other `Cancelled` comes from outside the cell, passes through,
   and ends the task.
@@ -28,7 +30,7 @@ waits for what is in flight.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -53,13 +55,14 @@ from .errors import (
 from .flights import Activity, Flights
 from .handle import Handle, Statistics
 from .intake import Intake
+from .life import CRASHES_PER_PASS
 from .node import Node, State, Want, one_line, stack_of, unwrap, without_frames
 
 if TYPE_CHECKING:
     from .node import Parent
     from .runtime import Runtime
     from .slots import ReplySlot
-    from .spec import ChildOptions
+    from .spec import ActorSpec, ChildOptions
 
 T = TypeVar("T")
 
@@ -77,10 +80,10 @@ class Cell(Intake):
     __slots__ = (
         "_cast_in_hand",
         "_companion",
-        "_construct",
         "_current",
         "_kept",
         "_life",
+        "_maker",
         "_patience",
         "_plain",
         "_scope",
@@ -96,11 +99,11 @@ class Cell(Intake):
         parent: Parent,
         name: str,
         options: ChildOptions,
-        construct: Callable[[ActorContext], Actor],
+        maker: ActorSpec[Any],
         cls: type[Actor],
     ) -> None:
         super().__init__(runtime, parent, name, options, cls)
-        self._construct = construct
+        self._maker = maker
         self._plain = cls.__plain__
         self.handled = 0
         self.stuck = False
@@ -121,33 +124,21 @@ class Cell(Intake):
     # The task and its incarnations
     # ==============================================================================================
 
-    async def _incarnation(self) -> Exception | None:
-        """One life. Returns what it died of; None if it was asked to end."""
-        BAGGAGE.set(NO_BAGGAGE)
-        self._spoiled = self.stuck = False
-        self._begin()
+    def _incarnation(self) -> Coroutine[Any, Any, Exception | None]:
+        """One life; of a plain actor it may be several, see `_serve`."""
         PLACE.set(self if self._plain else Background(self))  # what a lifespan starts is no part of a message
-        failure: Exception | None = None
-        try:
-            if self._plain:
-                actor = self._construct(ActorContext(self))
-                self._is_ready()
-                await self._serve(actor)
-            else:
-                failure = await self._live_within_lifespan()
-        except Exception as error:
-            failure = unwrap(error)
-        failure = await self._cause_of_death(failure)
-        self._lose_hand(failure)
-        try:
-            return failure
-        finally:
-            del failure  # this frame is in its traceback: together they would make a cycle at each crash
+        return self._serve(self._come_up()) if self._plain else self._live_within_lifespan()
+
+    def _come_up(self) -> Actor:
+        """A plain actor is ready when it has been constructed."""
+        actor: Actor = self._maker.construct(ActorContext(self))
+        self._is_ready()
+        return actor
 
     async def _live_within_lifespan(self) -> Exception | None:
         died_of: Exception | None = None
         with trio.CancelScope() as self._life:
-            actor = self._construct(ActorContext(self))
+            actor = self._maker.construct(ActorContext(self))
             async with actor.lifespan():
                 PLACE.set(self)
                 self._is_ready()
@@ -165,6 +156,12 @@ class Cell(Intake):
         # Reached also when a cancel of ours cut the exit short: the error that began the exit is the one that counts.
         return None if died_of is None else unwrap(died_of)
 
+    def _begin(self) -> None:
+        if BAGGAGE.get() is not NO_BAGGAGE:
+            BAGGAGE.set(NO_BAGGAGE)
+        self._spoiled = self.stuck = False
+        super()._begin()
+
     def _is_ready(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
@@ -173,19 +170,27 @@ class Cell(Intake):
             self.refusal = None
         super()._is_ready()
 
-    async def _cause_of_death(self, failure: Exception | None) -> Exception | None:
-        """Join the background work, which may have failed too; the first failure is the cause."""
+    def _crash_or_bug(self, error: Exception) -> Exception:
+        """See `Life`: it is the author's code that runs there."""
+        return unwrap(error)
+
+    async def _wind_up(self, failure: Exception | None) -> Exception | None:
+        """See `Life`. Joins the background work, which may have failed too; the first failure is the cause."""
+        self._revoke_lease()
         if self._condemned is None:
             self._condemned = failure
         elif failure is not None and failure is not self._condemned:
             self._condemned.add_note(f"while it was ending: {one_line(failure)}")
-        self._revoke_lease()
         if self._companion is not None:
             with trio.CancelScope(shield=True):
                 await self._companion.join()
         self._scope = self._life = None
         cause, self._condemned = self._condemned, None  # kept, it would pin the dead incarnation's frames
-        return cause
+        self._lose_hand(cause)
+        try:
+            return cause
+        finally:
+            del cause, failure  # this frame may be in its traceback
 
     def _revoke_lease(self) -> None:
         lease, self.granted = self.granted, None
@@ -194,22 +199,46 @@ class Cell(Intake):
 
     # --- the loop over messages (the hot path) ----------------------------------------------------
 
-    async def _serve(self, actor: Actor) -> None:
-        """Take messages until the incarnation is to end."""
-        while not self._over():
-            while not self._mailbox and not self._ending:
-                await self._park_hungry()  # without a scope: an idle actor that was never asked holds none
-            if self._over():
+    async def _serve(self, actor: Actor | None) -> Exception | None:
+        """Take messages until the incarnation is to end.
+
+        The crash of a plain actor is judged here, and if it may come up again at once it does so here, within the same
+        message scope: a new one would cost half a call.
+        """
+        while actor is not None and not (self._ending and self._over()):
+            while not self._mailbox.queue and not self._ending:
+                # Without a scope: an idle actor that was never asked holds none.
+                self._parked = self._hungry = True
+                await wait_task_rescheduled(self._unpark)
+            if self._ending and self._over():
                 break  # told to end while it was idle: no scope is needed for that
             try:
                 with trio.CancelScope() as self._scope:
                     self._spoiled = False
-                    await self._messages(actor)
+                    while actor is not None:
+                        try:
+                            await self._messages(actor)
+                            break
+                        except Exception as error:
+                            if not self._concerns_nothing_else():
+                                raise
+                            failure = error
+                        actor = None  # gone before its successor is constructed, and so is what the error holds
+                        self._crash_here(failure)
+                        del failure
+                        if self.streak % CRASHES_PER_PASS == 0:
+                            await checkpoint()
+                        if self._may_come_up_here():
+                            self._begin()
+                            actor = self._come_up()
             except Exception as error:
                 if not self._answers_while_unwinding(error):
                     raise
             self._unwound()
-        await self._land()
+        if self._companion is not None:
+            await self._land()
+        self._scope = None
+        return None
 
     async def _land(self) -> None:
         """What is in flight was taken as much as a message in hand: wait for it, unless the end is not an orderly one.
@@ -224,6 +253,20 @@ class Cell(Intake):
         if flights is None:
             return 0
         return len(flights) if with_deferred else len(flights.running)
+
+    def _concerns_nothing_else(self) -> bool:
+        """Whether a crash is that of the message in hand alone: no lifespan, background work, cancel or end beside."""
+        return self._plain and not self._spoiled and not self._ending and self._companion is None
+
+    def _crash_here(self, failure: Exception) -> None:
+        failure = unwrap(failure)
+        self._revoke_lease()
+        self._lose_hand(failure)
+        self._after(failure)
+
+    def _may_come_up_here(self) -> bool:
+        # Spoiled: by a kill from whoever was told of the crash. It came too late, but the scope is cancelled.
+        return self.state is State.DOWN and self._may_start() and not self._spoiled
 
     def _answers_while_unwinding(self, error: Exception) -> bool:
         """Whether it is an answer that came out of a cancelled handler in one group with the cancellation."""
@@ -375,10 +418,6 @@ class Cell(Intake):
 
     # --- parking ----------------------------------------------------------------------------------
 
-    async def _park_hungry(self) -> None:
-        self._parked = self._hungry = True
-        await wait_task_rescheduled(self._unpark)
-
     def _unpark(self, _raise_cancel: object) -> Abort:
         self._parked = self._hungry = False
         return Abort.SUCCEEDED
@@ -442,6 +481,17 @@ class Cell(Intake):
 
     def _ended(self, cause: Exception | None) -> None:
         """Everything still waiting is answered, what was kept is closed."""
+        self.refusal = self._stopped if cause is None else self._stopped_by(cause)
+        if self._patience is not None:
+            self._patience.cancel()
+        for item in self._mailbox.take_all():
+            self.refuse(item, "closed", cause=cause)
+        self._close_kept()
+
+    def _stopped(self) -> CallFailed:
+        return ActorStopped(self.path)
+
+    def _stopped_by(self, cause: Exception) -> Callable[[], CallFailed]:
         kept = without_frames(cause)  # for as long as there are handles
 
         def refusal() -> CallFailed:
@@ -449,16 +499,34 @@ class Cell(Intake):
             error.__cause__ = kept
             return error
 
-        self.refusal = refusal
-        if self._patience is not None:
-            self._patience.cancel()
-        for item in self._mailbox.take_all():
-            self.refuse(item, "closed", cause=cause)
-        self._close_kept()
+        return refusal
 
     # ==============================================================================================
     # Control (from the supervisor, the runtime, or the actor itself)
     # ==============================================================================================
+
+    @property
+    def starts_in_one_step(self) -> bool:
+        """See `Node`."""
+        return self._plain
+
+    def end_now(self, want: Want) -> bool:
+        """See `Node`. Only of an actor that waits for mail and has nothing that would have to run to its own end."""
+        if not (self._hungry and self._plain) or self._mailbox.spill:
+            return False  # `_hungry`: there is no mail and no other wish, for either would have woken it
+        if self._companion is not None or self._kept or self.granted is not None:
+            return False
+        self.want = want
+        self._exiting = EXIT
+        self._ending = True
+        self.wake()
+        if want is Want.DRAIN:
+            self.finalize(None)
+        else:
+            self._held = want is Want.PAUSE
+            self._went_down(0.0)
+            self.move(State.WAITING if self._held else State.SUSPENDED)
+        return True
 
     def ask_to(self, want: Want) -> None:
         """See `Node`."""

@@ -2,9 +2,13 @@
 
 Theory of operation
 -------------------
-`run` is a node's one task. It loops: wait until a start is allowed (`_admitted`: no delay to sit out, the start gate
+`live` is a node's one task. It loops: wait until a start is allowed (`_admitted`: no delay to sit out, the start gate
 open), live one incarnation, and ask the parent what comes next. The question is asked synchronously in the same step in
 which the incarnation is recorded as dead, so no cancel and no stop can fall between the two.
+
+An incarnation that has nothing to unwind need not come back to this loop to be judged: a cell judges the crash of a
+plain actor where it happens, and a supervisor ends an idle one in its own step (`end_now`). Then the node is in none of
+the states of an incarnation (`ALIVE`) any more when `_incarnation` returns, and there is nothing left to decide.
 
 The task parks in one place (`_park`) and is woken in one place (`wake`): whoever clears `_parked` reschedules, so it
 happens once.
@@ -13,7 +17,8 @@ happens once.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from trio.lowlevel import Abort, checkpoint, current_task, wait_task_rescheduled
@@ -21,7 +26,7 @@ from trio.lowlevel import Abort, checkpoint, current_task, wait_task_rescheduled
 from . import events
 from .deadlines import Timer
 from .errors import IncarnationEnded
-from .node import Node, State, Verdict, Want, full_text, one_line
+from .node import ALIVE, Node, State, Verdict, Want, full_text, one_line
 
 if TYPE_CHECKING:
     from .node import Parent
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
     from .spec import ChildOptions
 
 NOT_YET = -1.0
-CRASHES_PER_PASS = 8  # some 20 µs each: what others wait for them is bounded as by the messages per wake (measured)
+CRASHES_PER_PASS = 16  # some 10 µs each: what others wait for them is bounded as by the messages per wake (measured)
 
 
 class Life(Node):
@@ -51,8 +56,16 @@ class Life(Node):
     # --- to be filled in --------------------------------------------------------------------------
 
     @abstractmethod
-    async def _incarnation(self) -> Exception | None:
-        """Live one life. Return what it died of; None if it was asked to end."""
+    def _incarnation(self) -> Coroutine[Any, Any, Exception | None]:
+        """Live one life. Returns what it died of, or raises it; None if it was asked to end."""
+
+    @abstractmethod
+    def _crash_or_bug(self, error: Exception) -> Exception:
+        """What `_incarnation` raised: the cause of a crash; if it can only be a bug of ours, it is raised again."""
+
+    async def _wind_up(self, failure: Exception | None) -> Exception | None:
+        """The incarnation has ended: see to what it leaves behind. Returns the cause that counts."""
+        return failure
 
     @abstractmethod
     def _abandon(self) -> None:
@@ -68,25 +81,45 @@ class Life(Node):
 
     # --- the task ---------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    def run(self) -> Coroutine[Any, Any, None]:
         """See `Node`."""
-        self._task = current_task()
+        return Life.live(lambda: self)
+
+    @staticmethod
+    async def live(next_up: Callable[[], Node | None]) -> None:
+        """The task of a node. Which one, it asks when it begins to run; None: there is nobody left to live.
+
+        Trio may run tasks in another order than they were made. Whoever starts several nodes in one go makes as many
+        tasks and hands out the nodes in order.
+        """
+        life = cast("Life | None", next_up())
+        if life is None:
+            return
+        del next_up
+        life._task = current_task()
         try:
-            while await self._admitted():
-                self._after(await self._incarnation())
-                if self.state is State.DOWN and self.streak % CRASHES_PER_PASS == 0:
+            while life._may_start() or await life._admitted():
+                life._begin()
+                try:
+                    failure = await life._incarnation()
+                except Exception as error:
+                    failure = life._crash_or_bug(error)
+                if life.state in ALIVE:  # else its end has been judged in the moment when it came
+                    life._after(await life._wind_up(failure))
+                del failure  # this frame is in its traceback: together they would make a cycle at each crash
+                if life.state is State.DOWN and life.streak % CRASHES_PER_PASS == 0:
                     # Whatever crashes in a row and awaits nothing in between must not starve the others.
                     await checkpoint()
         except BaseException:
-            self._abandon()
-            self.want = Want.SUSPEND
+            life._abandon()
+            life.want = Want.SUSPEND
             raise
         finally:
-            self._task = None
-            if self.want is Want.DRAIN:
-                self.finalize(None)
-            elif self.state is not State.STOPPED:
-                self.move(State.SUSPENDED)
+            life._task = None
+            if life.want is Want.DRAIN:
+                life.finalize(None)
+            elif life.state is not State.STOPPED:
+                life.move(State.SUSPENDED)
 
     def revive(self) -> None:
         """See `Node`."""
@@ -98,13 +131,21 @@ class Life(Node):
 
     async def _admitted(self) -> bool:
         """Wait until an incarnation may start. False: the task is to end."""
-        while self.want < Want.SUSPEND and self.state is not State.STOPPED:
-            if not self._held and trio.current_time() >= self._restart_at:
-                return True
+        while not self._may_start():
+            if self._is_done():
+                return False
             if self.want is Want.PAUSE:
                 self.move(State.WAITING)
             await self._park()
-        return False
+        return True
+
+    def _may_start(self) -> bool:
+        if self._held or self._is_done():
+            return False
+        return self._restart_at == NOT_YET or trio.current_time() >= self._restart_at
+
+    def _is_done(self) -> bool:
+        return self.want >= Want.SUSPEND or self.state is State.STOPPED
 
     def _begin(self) -> None:
         self.incarnation += 1
@@ -113,7 +154,8 @@ class Life(Node):
         self._condemned = None
         self._exiting = False
         self._ending = self.want is not Want.NOTHING
-        self.move(State.STARTING)
+        if self.state is not State.STARTING:
+            self.move(State.STARTING)
         if self.runtime.events.on:
             self.emit(events.Started)
 
@@ -121,6 +163,7 @@ class Life(Node):
         self._ready_at = trio.current_time()
         if self.state is State.STARTING:
             self.move(State.RUNNING)
+        self.parent.child_is_ready(self)
         if self.runtime.events.on:
             self.emit(events.Ready, self._ready_at - self._began)
 
@@ -158,12 +201,12 @@ class Life(Node):
         now = trio.current_time()
         was_healthy = self._ready_at != NOT_YET and now - self._ready_at >= self.spec.backoff.reset_after
         self.streak = 1 if was_healthy else self.streak + 1
-        self.remember(failure)
+        self.remember(failure, now)
         if self.runtime.events.on:
             self.emit(events.Crashed, one_line(failure), full_text(failure), self.queued)
         if self.incarnation == 1 and self._ready_at == NOT_YET:
             self.start_error = failure
-        verdict, delay = self.parent.child_crashed(self, failure)
+        verdict, delay = self.parent.child_crashed(self, failure, now)
         if verdict is Verdict.STOP:
             self.finalize(failure)
         elif verdict is Verdict.SUSPEND:
@@ -174,7 +217,7 @@ class Life(Node):
 
     def _go_down(self, verdict: Verdict, now: float, delay: float) -> None:
         self.restarts += 1
-        self._restart_at = now + delay
+        self._restart_at = now + delay if delay else NOT_YET
         self._held = verdict is Verdict.REGROUP
         if delay and not self._held:
             Timer(self.runtime.deadlines, self._restart_at, self.wake)
@@ -185,7 +228,7 @@ class Life(Node):
 
     def bad_stop(self, failure: Exception) -> None:
         """An error while being stopped: no crash, but not lost either."""
-        self.remember(failure)
+        self.remember(failure, trio.current_time())
         if self.runtime.events.on:
             self.emit(events.BadStop, one_line(failure), full_text(failure))
 
@@ -223,17 +266,11 @@ class Life(Node):
 
     def condemn(self, failure: Exception) -> bool:
         """See `Node`."""
-        alive = self._task is not None and self.state in (State.RUNNING, State.STARTING, State.STOPPING)
-        if self._condemned is not None or not alive:
+        if self._condemned is not None or self._task is None or self.state not in ALIVE:
             return False
         self._condemned = failure
         self.cancel(one_line(failure))
         return True
-
-    @property
-    def got_ready(self) -> bool:
-        """See `Node`."""
-        return self._ready_at != NOT_YET
 
     @property
     def task(self) -> trio.lowlevel.Task | None:

@@ -133,6 +133,8 @@ class Mailbox:
 
     def take_all(self) -> Iterator[Cast | Waiting]:
         """Empty the mailbox: whoever calls this answers for every message."""
+        if not self.queue and not self.spill:
+            return iter(())
         items = [*self.queue, *(self.spill or ())]
         self.queue.clear()
         self.spill = None

@@ -6,7 +6,7 @@ import enum
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import trio
@@ -23,6 +23,8 @@ _HISTORY = 16  # crashes remembered per node, as text: a live exception would pi
 
 class State(enum.Enum):
     """Where a node is in its life."""
+
+    __hash__ = object.__hash__  # members are single objects; the hash that Enum gives them is Python code, and slow
 
     NEW = "new"
     STARTING = "starting"
@@ -48,6 +50,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 AT_REST = frozenset({_S.NEW, _S.WAITING, _S.SUSPENDED, _S.STOPPED})
+ALIVE = frozenset({_S.STARTING, _S.RUNNING, _S.STOPPING})  # an incarnation is under way
 
 
 class Want(enum.IntEnum):
@@ -80,15 +83,18 @@ class Parent(Protocol):
     @property
     def nursery(self) -> trio.Nursery: ...
 
-    def child_crashed(self, child: Node, failure: Exception) -> tuple[Verdict, float]:
+    def child_crashed(self, child: Node, failure: Exception, now: float) -> tuple[Verdict, float]:
         """Decide; the number is the delay of a restart in seconds."""
         ...
 
     def child_gives_up(self, child: Node, failure: Exception) -> None:
         """A child that is a supervisor has begun to stop its own children because of `failure`; it will crash of it."""
 
-    def child_changed(self, child: Node) -> None:
-        """The child has moved to another state."""
+    def child_is_ready(self, child: Node) -> None:
+        """The child's incarnation has come up."""
+
+    def child_stopped(self, child: Node) -> None:
+        """The child has ended for good."""
 
 
 class Node(ABC):
@@ -127,8 +133,13 @@ class Node(ABC):
 
     # --- lifecycle, seen from the supervisor ------------------------------------------------------
 
+    @property
+    def starts_in_one_step(self) -> bool:
+        """Whether an incarnation is ready, or has failed, in the very step in which it begins: it awaits nothing."""
+        return False
+
     @abstractmethod
-    async def run(self) -> None:
+    def run(self) -> Coroutine[Any, Any, None]:
         """The node's task: all its incarnations, until it is stopped or suspended."""
 
     @abstractmethod
@@ -138,6 +149,14 @@ class Node(ABC):
         At once, not in the task: whoever waits for the start must not see the old state, and what is asked from now on
         must not be forgotten.
         """
+
+    def end_now(self, want: Want) -> bool:
+        """End the incarnation in this very step, as wanted, if nothing of it is under way.
+
+        False if something is: `ask_to` and wait. True: it is at rest for good or until it is let start again; its task
+        has been woken and has nothing left to do but to leave.
+        """
+        return False
 
     @abstractmethod
     def ask_to(self, want: Want) -> None:
@@ -161,11 +180,6 @@ class Node(ABC):
 
         False if there is none, or it is dying of something else already.
         """
-
-    @property
-    @abstractmethod
-    def got_ready(self) -> bool:
-        """Whether the present, or else the last, incarnation has been ready."""
 
     @property
     @abstractmethod
@@ -193,13 +207,17 @@ class Node(ABC):
         if self._changed is not None:
             self._changed.set()
             self._changed = None
-        self.parent.child_changed(self)
+        if to is _S.STOPPED:
+            self.parent.child_stopped(self)
 
     async def wait_for(self, *states: State) -> State:
         """Park until the node is in one of `states`, and return which."""
+        if self.state in states:
+            await trio.lowlevel.checkpoint_if_cancelled()
         while self.state not in states:
-            await self.wait_for_change()
-        await trio.lowlevel.checkpoint_if_cancelled()
+            if self._changed is None:
+                self._changed = trio.Event()
+            await self._changed.wait()
         return self.state
 
     async def wait_for_change(self) -> None:
@@ -214,11 +232,11 @@ class Node(ABC):
 
     # --- crashes ----------------------------------------------------------------------------------
 
-    def remember(self, failure: Exception) -> None:
+    def remember(self, failure: Exception, now: float) -> None:
         """Put a crash into the history, as text."""
         if self.history is None:
             self.history = deque(maxlen=_HISTORY)
-        self.history.append(f"{trio.current_time():.3f} {self.path}#{self.incarnation}: {one_line(failure)}")
+        self.history.append(f"{now:.3f} {self.path}#{self.incarnation}: {one_line(failure)}")
 
 
 def one_line(error: BaseException) -> str:

@@ -182,7 +182,7 @@ class Runtime:
         assert self._nursery is not None
         return self._nursery
 
-    def child_crashed(self, child: Node, failure: Exception) -> tuple[Verdict, float]:
+    def child_crashed(self, child: Node, failure: Exception, now: float) -> tuple[Verdict, float]:
         """The root gave up, and there is nobody above it."""
         self._failure = failure
         return Verdict.STOP, 0.0
@@ -191,8 +191,11 @@ class Runtime:
         """Noted at once: if the block is left in the meantime, the tree has failed all the same."""
         self._failure = failure
 
-    def child_changed(self, child: Node) -> None:
+    def child_is_ready(self, child: Node) -> None:
         """Nothing to do: the host waits for the root's states itself."""
+
+    def child_stopped(self, child: Node) -> None:
+        """Nothing to do, for the same reason."""
 
     def report_unstopped(self, node: Node) -> None:
         """A node was asked to stop, then cancelled, and is still there."""

@@ -207,7 +207,7 @@ class ActorSpec(Spec[Handle[A]], Generic[A]):
         return snake_case(getattr(self.cls, "__name__", "actor"))
 
     def build(self, runtime: Runtime, parent: Parent, name: str) -> Node:
-        return Cell(runtime, parent, name, self.child_options, self.construct, self.cls)
+        return Cell(runtime, parent, name, self.rules, self, self.cls)
 
     def construct(self, context: ActorContext) -> A:
         """A fresh actor for one incarnation. Its context is there before `__init__` runs."""
@@ -217,7 +217,7 @@ class ActorSpec(Spec[Handle[A]], Generic[A]):
         return actor
 
     def new_handle(self) -> Handle[A]:
-        return Handle(self.default_name())
+        return Handle(self.rules.name or self.default_name())
 
     def with_options(self, options: ChildOptions) -> Self:
         return replace(self, rules=options)

@@ -11,13 +11,13 @@ import trio
 from trio.testing import MockClock
 
 import creche
-from creche.runtime.events import Crashed, Escalated, GroupRestart, Restarting
+from creche.runtime.events import Crashed, Escalated, Event, GroupRestart, Ready, Restarting, Started
 from creche.runtime.life import CRASHES_PER_PASS
 from creche.runtime.node import State
 from creche.runtime.spec import Restart, Spec
 from creche.supervisors.strategies import Strategy
 from creche.supervisors.supervisor import SupervisorSpec, supervisor
-from tests.core.support import Boom, Gate, Probe, asking, kinds, reach, recorded, settle
+from tests.core.support import Boom, Gate, Probe, asking, cell_of, kinds, reach, recorded, settle
 
 MANY = creche.Intensity(1000, 1)
 
@@ -65,6 +65,48 @@ async def test_one_for_one_restarts_one() -> None:
         runtime.kill("root/b", "now")
         await settle()
         assert log == ["-b1", "+b2", "=b2"]
+
+
+async def test_one_for_all_restarts_all() -> None:
+    """one_for_all: whichever child crashes, all end in reverse and start again in order; others join uncharged."""
+    log: list[str] = []
+    async with creche.open_runtime("t", root=group(log, "a", "b", "c", strategy="one_for_all")) as runtime:
+        seen = recorded(runtime)
+        log.clear()
+        runtime.kill("root/b", "now")
+        await settle()
+        assert log == ["-b1", "-c1", "-a1", "+a2", "=a2", "+b2", "=b2", "+c2", "=c2"]
+        groups = [event.children for event in seen if isinstance(event, GroupRestart)]
+        assert groups == [("a", "b", "c")]
+        assert [event.path for event in seen if isinstance(event, Crashed)] == ["root/b"]
+
+
+async def test_idle_members_of_a_group_restart_in_order() -> None:
+    """Plain actors that wait for mail end in reverse and come up in order, too; what is sent to them in between is
+    handled by their next life."""
+    names = ("a", "b", "c", "d")
+    children = [creche.child(Probe).options(name=name) for name in names]
+    async with creche.open_runtime("t", root=supervisor("root", *children, strategy="one_for_all")) as runtime:
+        handles = [reach(runtime, f"root/{name}", Probe) for name in names]
+        seen = recorded(runtime)
+        lives: list[int] = []
+
+        async def note_life(probe: Probe) -> None:
+            lives.append(probe.context.incarnation)
+
+        def write(event: Event) -> None:
+            if isinstance(event, GroupRestart):
+                for handle in handles:
+                    handle.cast_nowait(Probe.run, note_life)
+
+        runtime.events.subscribe(write)
+        await handles[0].ask.life()
+        assert runtime.kill("root/c", "now")
+        await settle()
+        starts = [event.path for event in seen if isinstance(event, (Started, Ready))]
+        assert starts == [f"root/{name}" for name in names for _ in range(2)]
+        assert lives == [2, 2, 2, 2]
+        assert states(runtime) == "running running running running"
 
 
 async def test_rest_for_one_restarts_the_rest() -> None:
@@ -488,6 +530,64 @@ async def test_a_crash_loop_starves_nobody() -> None:
             pass
         assert len(steps) - before >= 300 // CRASHES_PER_PASS
         nursery.cancel_scope.cancel()
+
+
+async def test_a_crash_loop_can_be_stopped() -> None:
+    """An actor that crashes again and again, undelayed, is stopped as any other."""
+
+    class Crashing(Probe):
+        def __init__(self) -> None:
+            super().__init__()
+            self.context.handle.cast_nowait(Probe.crash)
+
+    async with creche.open_runtime("t", intensity=creche.Intensity(10**6, 1)) as runtime:
+        crashing = await runtime.start(creche.child(Crashing).options(backoff=creche.Backoff(first=0)))
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+        assert cell_of(crashing).restarts > 5 * CRASHES_PER_PASS
+        await runtime.stop(crashing)
+        assert cell_of(crashing).state is State.STOPPED
+
+
+async def test_a_kill_out_of_a_hook_hits_no_successor() -> None:
+    """A kill by whoever is told of a crash comes too late: the next life is not hit by it."""
+    log: list[str] = []
+    async with creche.open_runtime("t", intensity=MANY) as runtime:
+        probe = await runtime.start(creche.child(Probe, log))
+        gate = Gate()
+
+        def kill_again(event: Event) -> None:
+            if isinstance(event, Crashed):
+                runtime.kill(probe, "once more")
+
+        runtime.events.subscribe(kill_again)
+        probe.cast_nowait(Probe.crash)
+        probe.cast_nowait(Probe.hold, gate)  # in hand as soon as there is a next life
+        await gate.entered.wait()
+        await settle()
+        gate.opened.set()
+        assert await probe.ask.life() == 2
+        assert log == ["held"]
+
+
+async def test_a_crash_waits_for_background_work(autojump_clock: MockClock) -> None:
+    """When a handler crashes, the next life begins when the background work of the last has ended."""
+
+    async def body(probe: Probe) -> None:
+        async def work() -> None:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(3)
+
+        probe.context.spawn(work)
+        await settle()
+        raise Boom("beside background work")
+
+    async with creche.open_runtime("t") as runtime:
+        probe = await runtime.start(creche.child(Probe))
+        with pytest.raises(creche.OutcomeUnknown):
+            await probe.ask.run(body)
+        assert await probe.ask.life() == 2
+        assert trio.current_time() == 3
 
 
 async def test_healthy_time_resets_the_backoff(autojump_clock: MockClock) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,11 +11,16 @@ import trio
 from trio.testing import MockClock
 
 import creche
+from creche.runtime.context import actor_path
 from creche.runtime.errors import NotStarted, SpecInvalid
-from creche.runtime.node import State
+from creche.runtime.events import Event
+from creche.runtime.node import State, Want
 from creche.runtime.spec import ActorSpec, Spec
-from creche.supervisors.supervisor import SupervisorSpec, supervisor
+from creche.supervisors.supervisor import ENDS_PER_PASS, STARTS_PER_PASS, SupervisorSpec, supervisor
 from tests.core.support import Boom, Gate, Probe, asking, kinds, reach, recorded, settle
+
+MANY = 80  # more than a supervisor starts in one pass
+assert MANY > 4 * STARTS_PER_PASS
 
 
 class Named(Probe):
@@ -35,6 +40,19 @@ class Named(Probe):
         yield
         await trio.sleep(1)
         self.log.append(f"-{self.name}")
+
+
+class Numbered(Probe):
+    """A plain actor: ready when it has been constructed, which it notes, with how many of its siblings run by then."""
+
+    def __init__(
+        self, log: list[tuple[int, int]], number: int, surprise: Callable[[Probe], object] | None = None
+    ) -> None:
+        super().__init__()
+        parent = self.context.runtime.node_of(self.context.path.rpartition("/")[0])
+        log.append((number, sum(node.state is State.RUNNING for node in parent.children())))
+        if surprise is not None:
+            surprise(self)
 
 
 class Hanging(Probe):
@@ -70,6 +88,130 @@ async def test_stop_right_to_left(autojump_clock: MockClock) -> None:
     assert log == ["-d", "-c", "-b", "-a"]
     stopped = [event.path for event in seen if event.kind == "Stopped"]
     assert stopped == ["root/d", "root/sub/c", "root/sub/b", "root/sub", "root/a", "root"]
+
+
+async def test_plain_children_start_in_order() -> None:
+    """Each of many plain children is ready before the next is constructed; one that has to wait stands in between."""
+    log: list[tuple[int, int]] = []
+    children: list[Spec[Any]] = [creche.child(Numbered, log, n).options(name=f"n{n}") for n in range(MANY)]
+    children[50] = creche.child(Named, [], "slow").options(name="slow")
+    async with creche.open_runtime("t") as runtime:
+        seen = recorded(runtime)
+        await runtime.start(supervisor("sub", *children))
+        names = [name for event in seen if event.kind in ("Started", "Ready") and (name := event.path[9:])]
+        assert names == [f"n{n}" if n != 50 else "slow" for n in range(MANY) for _ in range(2)]
+        assert log == [(n, n) for n in range(MANY) if n != 50]
+
+
+async def test_a_plain_child_that_cannot_start_rolls_back() -> None:
+    """When one of many plain children cannot start, those after it are not even constructed, and all is undone."""
+
+    def fail(probe: Probe) -> None:
+        raise Boom("n70 cannot start")
+
+    log: list[tuple[int, int]] = []
+    children = [creche.child(Numbered, log, n, fail if n == 70 else None).options(name=f"n{n}") for n in range(MANY)]
+    async with creche.open_runtime("t") as runtime:
+        with pytest.raises(creche.StartFailed) as caught:
+            await runtime.start(supervisor("sub", *children))
+        assert log == [(n, n) for n in range(71)]
+        assert repr(caught.value.__cause__) == "StartFailed('root/sub/n70: failed to start: Boom: n70 cannot start')"
+        assert [node.path for node in runtime.tree()] == ["root"]
+
+
+async def test_a_kill_among_plain_starts() -> None:
+    """A supervisor that is killed while it starts many plain children starts no more of them."""
+
+    def kill(probe: Probe) -> None:
+        assert probe.context.runtime.kill("root/sub", "not like this")
+
+    log: list[tuple[int, int]] = []
+    children = [creche.child(Numbered, log, n, kill if n == 40 else None).options(name=f"n{n}") for n in range(MANY)]
+    async with creche.open_runtime("t") as runtime:
+        with pytest.raises(creche.StartFailed, match="not like this"):
+            await runtime.start(supervisor("sub", *children))
+        assert log == [(n, n) for n in range(41)]
+
+
+async def test_an_actor_serves_until_its_turn_to_stop(autojump_clock: MockClock) -> None:
+    """An idle actor is stopped when those to its right have ended, not before; until then it can be reached."""
+    children = [creche.child(Probe).options(name=name) for name in ("a", "b", "c", "d")]
+    async with creche.open_runtime("t", root=supervisor("root", *children)) as runtime, trio.open_nursery() as nursery:
+        a, b, c, d = (reach(runtime, f"root/{name}", Probe) for name in ("a", "b", "c", "d"))
+        seen = recorded(runtime)
+
+        async def ask_around(probe: Probe) -> list[int]:
+            await trio.sleep(1)
+            with pytest.raises(creche.ActorStopped):
+                await d.ask.life()
+            return [await a.ask.life(), await b.ask.life()]
+
+        asked = asking(nursery, c.ask.run, ask_around)
+        await settle()
+        nursery.start_soon(runtime.close, 10)
+        assert await asked.settled() == "value"
+        assert asked.value == [1, 1]
+    stopped = [event.path for event in seen if event.kind == "Stopped"]
+    assert stopped == ["root/d", "root/c", "root/b", "root/a", "root"]
+
+
+async def test_an_idle_actor_closes_what_it_kept() -> None:
+    """What an actor keeps is closed on its own behalf, also when it was idle; then those to its left are stopped."""
+    log: list[str | None] = []
+
+    class Keeping(Probe):
+        def __init__(self) -> None:
+            super().__init__()
+            self.context.keep("port", str, lambda port: log.append(actor_path()))
+
+    children: list[Spec[Any]] = [creche.child(Probe), creche.child(Keeping), creche.child(Probe).options(name="last")]
+    async with creche.open_runtime("t", root=supervisor("root", *children)) as runtime:
+        runtime.events.subscribe(lambda event: log.append(event.path) if event.kind == "Stopped" else None)
+    assert log == ["root/last", "root/keeping", "root/keeping", "root/probe", "root"]
+
+
+async def test_a_stop_at_the_moment_of_readiness(autojump_clock: MockClock) -> None:
+    """A supervisor that is asked to stop just when a child gets ready stops that child as any other: its mail is
+    handled."""
+    log: list[str] = []
+
+    class Written(Named):
+        def __init__(self) -> None:
+            super().__init__(log, "a")
+            self.context.handle.cast_nowait(Written.note, "mail")
+
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+
+        def stop(event: Event) -> None:
+            if event.kind == "Ready" and event.path == "root/sub/written":
+                runtime.node_of("root/sub").ask_to(Want.DRAIN)
+
+        runtime.events.subscribe(stop)
+        started = asking(nursery, runtime.start, supervisor("sub", creche.child(Written)))
+        assert await started.settled() == "StartFailed"
+    assert log == ["+a", "=a", "mail", "-a"]
+
+
+async def test_a_crowd_starves_nobody() -> None:
+    """While a supervisor starts and stops many idle children, others run in between."""
+    steps: list[int] = []
+
+    async def heartbeat() -> None:
+        while True:
+            steps.append(1)
+            await trio.lowlevel.checkpoint()
+
+    crowd = supervisor("crowd", *(creche.child(Probe).options(name=f"n{n}") for n in range(10 * STARTS_PER_PASS)))
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        nursery.start_soon(heartbeat)
+        await trio.lowlevel.checkpoint()
+        before = len(steps)
+        handle = await runtime.start(crowd)
+        started = len(steps)
+        await runtime.stop(handle)
+        assert started - before >= 10
+        assert len(steps) - started >= 10 * STARTS_PER_PASS // ENDS_PER_PASS
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_failed_start_rolls_back(autojump_clock: MockClock) -> None:
