@@ -23,8 +23,8 @@ import trio
 from .checks import require_seconds
 
 if TYPE_CHECKING:
-    from .cell import Cell
     from .deadlines import Deadlines
+    from .handling import Handling
 
 
 class Job:
@@ -106,7 +106,7 @@ class Alarm(Job):
 class Agenda:
     """The lane and the timers of one incarnation."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Handling) -> None:
         self._cell = cell
         self.deadlines: Deadlines = cell.deadlines
         self._lane: deque[Job] = deque()

@@ -5,11 +5,8 @@ Theory of operation
 One task per actor. The restart loop (`live`) runs inside it, so a restart respawns nothing. Nesting is fixed, from the
 outside in:
 
-    live ⊃ incarnation, with its lifespan (`_life`) ⊃ message scope (`_scope`)
+    live ⊃ incarnation, with its lifespan (`_life`) ⊃ message scope (`_scope`, see `handling`)
 
-* `_scope` is shared by many messages and renewed only after it was really cancelled, because a cancel scope costs more
-  than a call. A cancel that comes too late for its message would hit the next, innocent one: `_spoiled` says that the
-  scope must be renewed first.
 * `_life` exists only for actors with a lifespan of their own. Crashes are judged outside of both: inside, a crash of
   something that the lifespan holds shows as a `Cancelled`, and its error only appears when the lifespan has been left.
 * A *plain* actor has no lifespan. If nothing else goes on, its crash can be judged inside the message scope, and its
@@ -17,15 +14,6 @@ outside in:
 * Whose `Cancelled` it is is never decided by its type. Our own cancels leave a note first (`_condemned`, `want`, the
   request's state) and are caught by our own scopes; any other `Cancelled` comes from outside the cell, passes through,
   and ends the task.
-
-Waking: the task parks with `_parked` set and is woken by whoever clears it, so it is rescheduled once. Between "nothing
-to do" and parking there is no await, else a message that comes in between would not be seen.
-
-The mailbox is popped one message at a time, after a look at `_ending`: a message that is taken is a message in hand.
-The one in hand when the incarnation dies gets `OutcomeUnknown`; those still waiting stay, in order. Batched and
-concurrent messages, and deferred replies, are in flight beside it: see `flights`. Timers and control messages have a
-lane of their own, see `agenda`; `_ending` makes the loop look at that, too. An incarnation that ends in an orderly way
-waits for what is in flight.
 """
 
 from __future__ import annotations
@@ -34,64 +22,29 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
-from trio.lowlevel import Abort, checkpoint, reschedule, wait_task_rescheduled
+from trio.lowlevel import checkpoint, wait_task_rescheduled
 
-from . import events
-from .actor import Actor, MessageSpec
-from .agenda import Agenda
-from .answers import as_answer
-from .companion import Companion
+from .actor import Actor
 from .context import BAGGAGE, NO_BAGGAGE, PLACE, ActorContext, Background, Lease
 from .deadlines import Timer
-from .envelope import CANCELLING, DEFERRED, NEVER, QUEUED, RUNNING, Cast, KeyedCast, Request
-from .errors import (
-    ActorStopped,
-    CallFailed,
-    IncarnationEnded,
-    NotDelivered,
-    NotDeliveredReason,
-    OutcomeUnknown,
-)
-from .flights import Activity, Flights
+from .errors import ActorStopped, CallFailed, IncarnationEnded, NotDelivered
 from .handle import Handle, Statistics
-from .intake import Intake
+from .handling import CUT, EXIT, Handling
 from .life import CRASHES_PER_PASS
-from .node import Node, State, Want, one_line, stack_of, unwrap, without_frames
+from .node import Node, State, Want, one_line, unwrap, without_frames
 
 if TYPE_CHECKING:
     from .node import Parent
     from .runtime import Runtime
-    from .slots import ReplySlot
     from .spec import ActorSpec, ChildOptions
 
 T = TypeVar("T")
 
-EXIT, CUT = 1, 2  # the actor has decided to end; it has been cancelled
-_JOB = MessageSpec("(timer)")  # a job is no message, but what may leave it is judged in the same way
 
-# At most so many messages per wake: everybody else's latency is bounded by it, and 64 already has all of the throughput
-# (measured).
-BATCH = 64
-
-
-class Cell(Intake):
+class Cell(Handling):
     """See above. Users hold a `Handle` to it and never see it."""
 
-    __slots__ = (
-        "_cast_in_hand",
-        "_companion",
-        "_current",
-        "_kept",
-        "_life",
-        "_maker",
-        "_patience",
-        "_plain",
-        "_scope",
-        "_spoiled",
-        "granted",
-        "handled",
-        "stuck",
-    )
+    __slots__ = ("_kept", "_life", "_maker", "_patience", "_plain", "granted")
 
     def __init__(
         self,
@@ -105,14 +58,7 @@ class Cell(Intake):
         super().__init__(runtime, parent, name, options, cls)
         self._maker = maker
         self._plain = cls.__plain__
-        self.handled = 0
-        self.stuck = False
-        self._scope: trio.CancelScope | None = None
         self._life: trio.CancelScope | None = None
-        self._spoiled = False  # the message scope has been cancelled
-        self._current: Request | None = None
-        self._cast_in_hand: MessageSpec | None = None
-        self._companion: Companion | None = None
         self._kept: dict[str, tuple[Any, Callable[[Any], object]]] | None = None
         self._patience: Timer | None = None
         self.granted: Lease | None = None  # what the present incarnation has lent to its handles
@@ -240,20 +186,6 @@ class Cell(Intake):
         self._scope = None
         return None
 
-    async def _land(self) -> None:
-        """What is in flight was taken as much as a message in hand: wait for it, unless the end is not an orderly one.
-
-        Whoever only waits for a deferred reply when the actor itself has decided to end is not waited for.
-        """
-        while self._condemned is None and self._exiting is not CUT and self._in_flight(self._exiting is not EXIT):
-            await self._park()
-
-    def _in_flight(self, with_deferred: bool = True) -> int:
-        flights = None if self._companion is None else self._companion.flights
-        if flights is None:
-            return 0
-        return len(flights) if with_deferred else len(flights.running)
-
     def _concerns_nothing_else(self) -> bool:
         """Whether a crash is that of the message in hand alone: no lifespan, background work, cancel or end beside."""
         return self._plain and not self._spoiled and not self._ending and self._companion is None
@@ -267,166 +199,6 @@ class Cell(Intake):
     def _may_come_up_here(self) -> bool:
         # Spoiled: by a kill from whoever was told of the crash. It came too late, but the scope is cancelled.
         return self.state is State.DOWN and self._may_start() and not self._spoiled
-
-    def _answers_while_unwinding(self, error: Exception) -> bool:
-        """Whether it is an answer that came out of a cancelled handler in one group with the cancellation."""
-        flights = None if self._companion is None else self._companion.flights
-        if flights is not None and flights.batch:
-            return self._spoiled and flights.answer_batch(flights.batch[0].spec, error)
-        request = self._current
-        answer = None if request is None or not self._spoiled else as_answer(self.path, request.spec, error)
-        if request is None or answer is None:
-            return False
-        self._current = None
-        request.answer(answer)
-        return True
-
-    def _unwound(self) -> None:
-        """A handler that was cancelled because its caller had gone has ended, late or in time."""
-        request = self._current
-        if request is not None and request.state != RUNNING:
-            self._current = None
-            if request.state == CANCELLING:
-                request.unwound()
-        if self._companion is not None and self._companion.flights is not None:
-            self._companion.flights.drop_batch()
-        if self.stuck:
-            self.stuck = False
-            self.refusal = self._closed if self.want is Want.DRAIN else None
-
-    def _over(self) -> bool:
-        """Whether no further message is to be taken."""
-        if not self._ending or not self.ends:
-            return False
-        if self._condemned is not None or self._exiting or self.want is not Want.DRAIN:
-            return True
-        return not self._mailbox and not self._in_flight()
-
-    @property
-    def ends(self) -> bool:
-        """Whether this incarnation has been told to end, in whatever way."""
-        return self.want is not Want.NOTHING or bool(self._exiting) or self._condemned is not None
-
-    async def _attend(self) -> bool:
-        """There is something besides mail. False: leave the loop."""
-        agenda = None if self._companion is None else self._companion.agenda
-        while agenda and not self._over() and not self._spoiled:
-            BAGGAGE.set(NO_BAGGAGE)
-            try:
-                await agenda.take().run()
-            except Exception as error:
-                if as_answer(self.path, _JOB, error) is None:
-                    raise
-        self._ending = self.ends or bool(agenda)
-        return not self._over() and not self._spoiled
-
-    async def _messages(self, actor: Actor) -> None:
-        """The hot path, in one piece: a coroutine of its own for each message would cost a tenth of a call.
-
-        A crash or a cancel leaves the call in `_current` for whoever judges.
-        """
-        mailbox, queue = self._mailbox, self._mailbox.open()
-        left = BATCH
-        while not self._ending or await self._attend():
-            if not queue:
-                self._parked = self._hungry = True
-                await wait_task_rescheduled(self._unpark)
-                left = BATCH
-                continue
-            item = queue.popleft()
-            if isinstance(item, tuple):
-                if mailbox.spill is not None:
-                    mailbox.popped()
-                await self._handle_cast(actor, item)
-            elif isinstance(item, KeyedCast):
-                await self._handle_cast(actor, mailbox.release(item))
-            elif item.state != QUEUED:
-                mailbox.skipped()
-                continue
-            elif item.spec.special:
-                if mailbox.spill is not None:
-                    mailbox.popped()
-                await self._handle_special(actor, item.spec, item)
-            else:
-                if mailbox.spill is not None:
-                    mailbox.popped()
-                if item.deadline != NEVER and item.deadline <= trio.current_time():
-                    item.too_late()  # the heap has not come to it yet
-                    continue
-                item.state = RUNNING
-                self._current = item
-                if BAGGAGE.get() is not item.baggage:
-                    BAGGAGE.set(item.baggage)
-                spec = item.spec
-                try:
-                    # Making the coroutine runs no line of it: a TypeError here is the caller's wrong arguments.
-                    coroutine = getattr(actor, spec.name)(*item.args, **item.kwargs)
-                except TypeError as error:
-                    item.answer(error)
-                else:
-                    try:
-                        value = await coroutine
-                    except Exception as error:
-                        answer = as_answer(self.path, spec, error)
-                        if answer is None:
-                            raise
-                        item.answer(answer)
-                    else:
-                        item.reply(value)
-                self._current = None
-                self.handled += 1
-            if self._spoiled:
-                return
-            left -= 1
-            if not left:
-                await checkpoint()
-                left = BATCH
-
-    async def _handle_cast(self, actor: Actor, item: Cast) -> None:
-        spec, args, kwargs, baggage, expires = item
-        if expires != NEVER and expires <= trio.current_time():
-            self.dead_letter(spec.name, "expired")
-            return
-        if spec.special:
-            await self._handle_special(actor, spec, item)
-            return
-        BAGGAGE.set(baggage)
-        try:
-            coroutine = getattr(actor, spec.name)(*args, **kwargs)
-        except TypeError:
-            self.dead_letter(spec.name, "wrong arguments")
-            return
-        self._cast_in_hand = spec
-        try:
-            await coroutine
-        except Exception as error:
-            if as_answer(self.path, spec, error) is None:
-                raise
-        self._cast_in_hand = None
-        self.handled += 1
-
-    async def _handle_special(self, actor: Actor, spec: MessageSpec, item: Cast | Request) -> None:
-        """A message that has been taken and does not go through this task alone: see `flights`."""
-        flights = self.flights()
-        if spec.batch:
-            self.handled += await flights.handle_batch(actor, spec, item, self._mailbox)
-        elif flights.has_room(spec):
-            self.handled += flights.start(actor, spec, item)
-        else:
-            self._mailbox.put_back(item)
-            await self._park()  # until an activity has ended: order is kept
-
-    # --- parking ----------------------------------------------------------------------------------
-
-    def _unpark(self, _raise_cancel: object) -> Abort:
-        self._parked = self._hungry = False
-        return Abort.SUCCEEDED
-
-    def wake(self) -> None:
-        """See `Life`."""
-        if self._parked and self._task is not None:
-            self._parked = self._hungry = False
-            reschedule(self._task)
 
     # ==============================================================================================
     # Ends
@@ -451,29 +223,6 @@ class Cell(Intake):
 
         self.refusal = refusal
         self._refuse_calls("crash", self.restart_in())
-
-    def _refuse_calls(self, reason: NotDeliveredReason, retry_after: float | None) -> None:
-        """Answer for everybody who waits. Casts that were accepted stay."""
-        for item in self._mailbox.take_all():
-            if isinstance(item, tuple):
-                self._mailbox.put(item)
-            else:
-                self.refuse(item, reason, retry_after)
-
-    def _lose_hand(self, failure: BaseException | None) -> None:
-        """The message in hand dies with its incarnation.
-
-        Its caller gets its own exception object; the crash is the cause.
-        """
-        request, self._current = self._current, None
-        if request is not None and request.live() and request.state != DEFERRED:
-            request.fail(OutcomeUnknown(self.path), failure)
-        spec, self._cast_in_hand = self._cast_in_hand, None
-        if spec is not None:
-            self.dead_letter(spec.name, "crash")
-        companion, self._companion = self._companion, None
-        if companion is not None:
-            companion.end(failure)
 
     def _abandon(self) -> None:
         self._revoke_lease()
@@ -534,9 +283,6 @@ class Cell(Intake):
             self.refusal = self._closed
         super().ask_to(want)
 
-    def _closed(self) -> CallFailed:
-        return NotDelivered(self.path, "closed")
-
     def cancel(self, reason: str) -> None:
         """See `Node`."""
         self._exiting = CUT
@@ -547,73 +293,13 @@ class Cell(Intake):
             scope.cancel(reason)
         self.wake()
 
-    def cancel_message(self, reason: str) -> None:
-        """See `Intake`."""
-        if self._scope is not None:
-            self._spoiled = True
-            self._scope.cancel(reason)
-
     def exit(self) -> None:
         """See `ActorContext.exit`."""
         self._exiting = self._exiting or EXIT
         self._ending = True
         self.wake()
 
-    def attend(self) -> None:
-        """There is something in the lane: look at it before the next message."""
-        self._ending = True
-        self.wake()
-
-    def declare_stuck(self) -> None:
-        """See `Intake`."""
-        if not self.stuck:
-            self.stuck = True
-            self.refusal = self._is_stuck
-            self._refuse_calls("stuck", self.spec.unwind_grace)
-            self.tell_stuck(self._task)
-
-    def tell_stuck(self, task: trio.lowlevel.Task | None) -> None:
-        """See `Intake`."""
-        if self.runtime.events.on:
-            self.emit(events.Stuck, stack_of(task))
-
-    def _is_stuck(self) -> CallFailed:
-        return NotDelivered(self.path, "stuck", self.spec.unwind_grace)
-
     # --- what actors use --------------------------------------------------------------------------
-
-    def companion(self) -> Companion:
-        """The owner of this incarnation's background work, made on first use."""
-        if self._companion is None:
-            self._companion = Companion(self)
-        return self._companion
-
-    def flights(self) -> Flights:
-        """What this incarnation has in flight."""
-        companion = self.companion()
-        if companion.flights is None:
-            companion.flights = Flights(self)
-        return companion.flights
-
-    def agenda(self) -> Agenda:
-        """The lane and the timers of this incarnation."""
-        companion = self.companion()
-        if companion.agenda is None:
-            companion.agenda = Agenda(self)
-        return companion.agenda
-
-    def defer(self) -> ReplySlot[Any]:
-        """See `ActorContext.defer`."""
-        place = PLACE.get()
-        if isinstance(place, Activity):
-            return self.flights().defer(place.spec, place.take_slot())
-        request, spec = (self._current, self._cast_in_hand) if place is self else (None, None)
-        if request is not None and request.state != DEFERRED:
-            return self.flights().defer(request.spec, request)
-        if spec is None:
-            raise RuntimeError(f"{self.path}: there is no message in hand whose reply slot could be taken")
-        self._cast_in_hand = None
-        return self.flights().defer(spec, None)
 
     def handle(self) -> Handle[Any]:
         """A new handle to this cell."""
@@ -660,23 +346,3 @@ class Cell(Intake):
     def children(self) -> Sequence[Node]:
         """See `Node`."""
         return ()
-
-    def at_their_limit(self) -> Sequence[Sequence[Activity]]:
-        """See `Intake`."""
-        flights = None if self._companion is None else self._companion.flights
-        return () if flights is None else flights.at_their_limit()
-
-    @property
-    def inherited_deadline(self) -> float:
-        """Part of `Place`: the deadline of the message in hand."""
-        # Only while somebody waits: when the caller of a "finish" message has run out of time, what the handler still
-        # has to do must not be stopped by that same time.
-        if self._current is not None:
-            return self._current.deadline if self._current.live() else NEVER
-        flights = None if self._companion is None else self._companion.flights
-        return NEVER if flights is None else flights.batch_deadline()
-
-    @property
-    def serial(self) -> Cell:
-        """Part of `Place`: the message in hand waits for everything that runs in this task's context."""
-        return self

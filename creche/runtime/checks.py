@@ -31,3 +31,8 @@ def require_seconds(name: str, value: object, *, above_zero: bool = False) -> No
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
     if not (math.isfinite(number) and number >= 0 and (number or not above_zero)):
         raise SpecInvalid(name, value, f"a finite number of seconds, {'above 0' if above_zero else '0 or more'}")
+
+
+def require_type(owner: object, name: str, kind: type[object]) -> None:
+    """Raise `SpecInvalid` unless the field `name` of `owner` is a `kind`."""
+    require(owner, name, isinstance(getattr(owner, name), kind), f"a creche.{kind.__name__}")

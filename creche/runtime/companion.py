@@ -19,8 +19,8 @@ from .node import unwrap
 
 if TYPE_CHECKING:
     from .agenda import Agenda
-    from .cell import Cell
     from .flights import Flights
+    from .handling import Handling
 
 Job = tuple[Callable[..., Awaitable[object]], tuple[Any, ...]]
 
@@ -30,7 +30,7 @@ class Companion:
 
     __slots__ = ("_cell", "_context", "_early", "_nursery", "_over", "_scope", "agenda", "flights")
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Handling) -> None:
         self._cell = cell
         self._context = cell.runtime.clean_context
         self._scope: trio.CancelScope | None = None

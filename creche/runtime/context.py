@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .agenda import Alarm
     from .cell import Cell
     from .handle import Handle
+    from .handling import Handling
     from .runtime import Runtime
     from .slots import ReplySlot
     from .waits import Waiter
@@ -70,7 +71,7 @@ class Background:
     __slots__ = ("_cell", "incarnation", "path", "runtime")
     inherited_deadline = float("inf")
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Handling) -> None:
         self._cell = cell
         self.runtime = cell.runtime
         self.path: str = cell.path

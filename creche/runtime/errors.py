@@ -191,7 +191,8 @@ class IncarnationEnded(CrecheError):
 class IntensityExceeded(CrecheError):
     """A supervisor gave up: its children crashed more than `restarts` times in `window` seconds.
 
-    `history` holds one line per crash, oldest first; `__cause__` is the last one.
+    `history` holds one line per crash, oldest first, with the seconds since the runtime was opened; `__cause__` is the
+    last one.
     """
 
     def __init__(self, path: str, restarts: int, window: float, history: tuple[str, ...]) -> None:

@@ -32,7 +32,7 @@ from .waits import Edge, check_for_cycle
 
 if TYPE_CHECKING:
     from .actor import Actor, MessageSpec
-    from .cell import Cell
+    from .handling import Handling
     from .mailbox import Mailbox
     from .runtime import Runtime
 
@@ -130,7 +130,7 @@ class Activity:
         "task",
     )
 
-    def __init__(self, cell: Cell, spec: MessageSpec, request: Request | None, baggage: Baggage) -> None:
+    def __init__(self, cell: Handling, spec: MessageSpec, request: Request | None, baggage: Baggage) -> None:
         self._cell = cell
         self.runtime: Runtime = cell.runtime
         self.path: str = cell.path
@@ -220,7 +220,7 @@ class Activity:
 class Flights:
     """All that one incarnation has in flight."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Handling) -> None:
         self.cell = cell
         self.deferred: dict[Flight, None] = {}
         self.running: dict[Activity, None] = {}

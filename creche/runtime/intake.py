@@ -116,10 +116,7 @@ class Intake(Life):
         """Send many messages and await all of their outcomes, with one sleep. See `Handle.call_many`."""
         together = Together(self, current_task())
         for args in calls:
-            if not isinstance(args, tuple):
-                raise TypeError(
-                    f"call_many takes the arguments of each call as a tuple, as in [(1,), (2,)]; got {args!r}"
-                )
+            _require_tuple(args)
             PartOfMany(spec, args, BAGGAGE.get(), together)
         place = PLACE.get()
         waiter = None if place is None else place.serial
@@ -272,3 +269,8 @@ class Intake(Life):
         """A cast ends unhandled."""
         if self.runtime.events.on:
             self.emit(events.DeadLetter, message, reason)
+
+
+def _require_tuple(args: object) -> None:
+    if not isinstance(args, tuple):  # a text would be taken apart letter by letter
+        raise TypeError(f"call_many takes the arguments of each call as a tuple, as in [(1,), (2,)]; got {args!r}")

@@ -23,14 +23,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from .envelope import QUEUED, SPILLED, Cast, KeyedCast, Request, Waiting, WaitingCast
+from .envelope import KEYED, QUEUED, SPILLED, Cast, KeyedCast, Request, Waiting, WaitingCast
 
 if TYPE_CHECKING:
     from .actor import MessageSpec
 
-Queued = Cast | Request | KeyedCast
+Queued = (
+    Cast | Request
+)  # and, in a `LatestMailbox`, a `KeyedCast` in place of a Request: the loop asks for its state only
 T = TypeVar("T", bound=Queued | Waiting)
 
 _SWEEP_ABOVE = 32
@@ -89,7 +91,7 @@ class Mailbox:
             item = self.queue.popleft()
             if is_live(item):
                 self.popped()
-                return self.release(item) if isinstance(item, KeyedCast) else item
+                return self.release(item) if is_keyed(item) else item
             self.skipped()
         return None
 
@@ -104,8 +106,8 @@ class Mailbox:
         """Return what has just been taken to the head. For a moment there may be one message too many."""
         self.queue.appendleft(item)
 
-    def release(self, item: KeyedCast) -> Cast:
-        """A cast that waited under a key has been taken out of `queue`."""
+    def release(self, item: Any) -> Cast:
+        """A `KeyedCast` has been taken out of `queue`: the cast that it stands for now."""
         raise NotImplementedError
 
     def popped(self) -> None:
@@ -139,7 +141,7 @@ class Mailbox:
         self.queue.clear()
         self.spill = None
         self._dead = self._dead_spilled = 0
-        return (self.release(item) if isinstance(item, KeyedCast) else item for item in items if is_live(item))
+        return (self.release(item) if is_keyed(item) else item for item in items if is_live(item))
 
     def refill(self) -> None:
         """Let those that wait for room move up into what is free."""
@@ -181,13 +183,14 @@ class LatestMailbox(Mailbox):
         if self.full():
             return False
         self._by_key[key] = keyed = KeyedCast(item, key)
-        self.open().append(keyed)
+        self.open().append(cast("Request", keyed))
         return True
 
-    def release(self, item: KeyedCast) -> Cast:
+    def release(self, item: Any) -> Cast:
         """See `Mailbox`."""
-        del self._by_key[item.key]
-        return item.cast
+        keyed = cast("KeyedCast", item)
+        del self._by_key[keyed.key]
+        return keyed.cast
 
 
 def is_live(item: Queued | Waiting) -> bool:
@@ -195,11 +198,16 @@ def is_live(item: Queued | Waiting) -> bool:
     return isinstance(item, tuple) or item.state <= SPILLED
 
 
-def spec_of(item: Queued) -> MessageSpec:
-    """What kind of message it is."""
-    if isinstance(item, KeyedCast):
-        return item.cast[0]
-    return item[0] if isinstance(item, tuple) else item.spec
+def is_keyed(item: Queued | Waiting) -> bool:
+    """Whether it is really a `KeyedCast`."""
+    return not isinstance(item, tuple) and item.state == KEYED
+
+
+def spec_of(item: Queued) -> MessageSpec | None:
+    """What kind of message it is; None for a `KeyedCast`, which is never handled together with others."""
+    if isinstance(item, tuple):
+        return item[0]
+    return None if item.state == KEYED else item.spec
 
 
 def _sweep(items: deque[T]) -> int:

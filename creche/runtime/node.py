@@ -127,7 +127,7 @@ class Node(ABC):
         self.incarnation: int = 0
         self.restarts: int = 0
         self.streak = 0  # crashes since the last healthy time
-        self.history: deque[str] | None = None
+        self.history: deque[tuple[float, int, str]] | None = None
         self.start_error: Exception | None = None  # of the first start, for whoever waits for it
         self._changed: trio.Event | None = None
 
@@ -233,10 +233,15 @@ class Node(ABC):
     # --- crashes ----------------------------------------------------------------------------------
 
     def remember(self, failure: Exception, now: float) -> None:
-        """Put a crash into the history, as text."""
+        """Put a crash into the history."""
         if self.history is None:
             self.history = deque(maxlen=_HISTORY)
-        self.history.append(f"{now:.3f} {self.path}#{self.incarnation}: {one_line(failure)}")
+        self.history.append((now, self.incarnation, one_line(failure)))
+
+    def crashes(self) -> Iterator[tuple[float, str]]:
+        """The last crashes, oldest first: when (seconds of the runtime's clock), and a line for people."""
+        for when, incarnation, text in self.history or ():
+            yield when, f"{when - self.runtime.opened_at:.3f} s {self.path}#{incarnation}: {text}"
 
 
 def one_line(error: BaseException) -> str:

@@ -71,6 +71,7 @@ class Runtime:
         self.clean_context.run(RUNTIME.set, self)
         self.clean_context.run(SIMULATION.set, self._simulation)
         self.stop_by = float("inf")
+        self.opened_at = 0.0
         self.token: trio.lowlevel.TrioToken | None = None  # for what may come from another thread
         self._nursery: trio.Nursery | None = None
         self._failure: Exception | None = None
@@ -209,6 +210,7 @@ class Runtime:
     async def host(self) -> None:
         """Hold the tree until its root has ended."""
         self.token = trio.lowlevel.current_trio_token()
+        self.opened_at = trio.current_time()
         try:
             with trio.CancelScope(shield=True):
                 await self._hold_tree()

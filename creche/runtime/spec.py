@@ -25,7 +25,7 @@ from typing import (
 from .actor import Actor
 from .backoff import Backoff
 from .cell import Cell
-from .checks import require, require_number, require_one_of
+from .checks import require, require_number, require_one_of, require_type
 from .context import ActorContext
 from .errors import SpecInvalid
 from .handle import Handle
@@ -91,9 +91,7 @@ class ChildOptions:
 
     def __post_init__(self) -> None:
         require(self, "name", self.name is None or is_name(self.name), NAME_RULE)
-        require(
-            self, "backoff", isinstance(self.backoff, Backoff), "a creche.Backoff, such as creche.Backoff(first=0.5)"
-        )
+        require_type(self, "backoff", Backoff)
         require_one_of(self, "restart", ("permanent", "transient", "temporary"))
         require_one_of(self, "overflow", ("wait", "reject", "drop_oldest", "drop_newest", "latest_by_key"))
         require_one_of(self, "while_down", ("wait", "reject"))
@@ -251,11 +249,13 @@ def child(cls: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorSpec[A
 
 def require_spec(where: str, value: object) -> None:
     """Raise `SpecInvalid`, with what to write instead, unless `value` is a spec."""
-    if not isinstance(value, Spec):
-        name = value.__name__ if isinstance(value, type) else type(value).__name__
-        is_actor = isinstance(value, Actor) or (isinstance(value, type) and issubclass(value, Actor))
-        fix = f"pass creche.child({name}, ...)" if is_actor else "pass a spec: creche.child(...), c.db.component(), ..."
-        raise SpecInvalid(where, value, fix)
+    if isinstance(value, Spec):
+        return
+    kind = cast("type[object]", value) if isinstance(value, type) else type(value)
+    examples = (
+        f"creche.child({kind.__name__}, ...)" if issubclass(kind, Actor) else "creche.child(...), c.db.component()"
+    )
+    raise SpecInvalid(where, value, f"pass a spec: {examples}")
 
 
 NAME_RULE = "one or more letters, digits, '_', '-' or '.'"

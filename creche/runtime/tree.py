@@ -70,6 +70,6 @@ def picture(node: Node) -> TreeNode:
         restarts=node.restarts,
         queued=node.queued,
         stuck=getattr(node, "stuck", False),
-        last_failure=node.history[-1] if node.history else "",
+        last_failure=next((line for _, line in reversed(list(node.crashes()))), ""),
         children=tuple(picture(child) for child in node.children()),
     )

@@ -117,7 +117,7 @@ class App:
         self.name = name
         self.configuration = read_configuration(config, env=env)
         self.env: Environment = self.configuration.env
-        self._intensity = intensity or Intensity()
+        self._intensity = supervisor("root", intensity=intensity).intensity  # refused here if it is none
         self._stop_within = stop_within
         self._seed = seed
         self._used: list[_Used] = []

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 from ..runtime.runtime import Runtime, opened
 from .budget import Intensity
-from .supervisor import SupervisorSpec, supervisor
+from .supervisor import SupervisorSpec, require_supervisor, supervisor
 
 STOP_WITHIN = 30.0  # seconds; what container platforms grant by default
 
@@ -38,5 +38,6 @@ def open_runtime(
     TreeFailed
         Out of the block, when the root gives up: the body is cancelled, and `__cause__` leads to the first cause.
     """
-    spec = root or supervisor("root", intensity=intensity)
+    spec = supervisor("root", intensity=intensity) if root is None else root
+    require_supervisor("open_runtime(root=...)", spec)
     return opened(Runtime(name, spec, seed=seed), stop_within)

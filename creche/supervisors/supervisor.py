@@ -39,12 +39,12 @@ import trio
 from trio.lowlevel import checkpoint
 
 from ..runtime import events
-from ..runtime.checks import require, require_one_of
+from ..runtime.checks import require, require_one_of, require_type
 from ..runtime.deadlines import Timer
 from ..runtime.errors import ActorStopped, IntensityExceeded, SpecInvalid, StartFailed
 from ..runtime.life import Life
 from ..runtime.node import AT_REST, Node, Parent, State, Verdict, Want, one_line
-from ..runtime.spec import NAME_RULE, ChildOptions, Layer, Spec, is_name
+from ..runtime.spec import NAME_RULE, ChildOptions, Configs, Layer, Spec, is_name, require_spec
 from .budget import Budget, Intensity
 from .handle import SupervisorHandle
 from .strategies import FIRST_OF_GROUP, STRATEGIES, Strategy
@@ -76,6 +76,9 @@ class SupervisorSpec(Spec[SupervisorHandle]):
     def __post_init__(self) -> None:
         require_one_of(self, "strategy", STRATEGIES)
         require(self, "name", is_name(self.name), NAME_RULE)
+        require_type(self, "intensity", Intensity)
+        for child in self.children:
+            require_spec(f"supervisor({self.name!r}, ...)", child)
         check_names(self.children)
 
     @property
@@ -93,6 +96,9 @@ class SupervisorSpec(Spec[SupervisorHandle]):
 
     def with_options(self, options: ChildOptions) -> Self:
         return replace(self, rules=options)
+
+    def configured(self, configs: Configs) -> Self:
+        return replace(self, children=tuple(child.configured(configs) for child in self.children))
 
     def dependencies(self) -> Iterator[object]:
         for child in self.children:
@@ -126,7 +132,13 @@ def supervisor(
     SpecInvalid
         Something is wrong in it, two children of one name included. Nothing has been started then.
     """
-    return SupervisorSpec(name, children, strategy, intensity or Intensity())
+    return SupervisorSpec(name, children, strategy, Intensity() if intensity is None else intensity)
+
+
+def require_supervisor(where: str, value: object) -> None:
+    """Raise `SpecInvalid` unless `value` is the spec of a supervisor."""
+    if not isinstance(value, SupervisorSpec):
+        raise SpecInvalid(where, value, "pass creche.supervisor('root', creche.child(...), ...)")
 
 
 def name_of(spec: Spec[Any]) -> str:
@@ -383,8 +395,9 @@ class Supervisor(Life):
 
     def _give_up(self, child: Node, failure: Exception) -> None:
         intensity = self.rules.intensity
-        history = sorted(line for node in self._nodes.values() for line in node.history or ())
-        error = IntensityExceeded(self.path, intensity.restarts, intensity.window, tuple(history[-16:]))
+        crashes = sorted(crash for node in self._nodes.values() for crash in node.crashes())
+        history = tuple(line for _, line in crashes[-16:])
+        error = IntensityExceeded(self.path, intensity.restarts, intensity.window, history)
         error.__cause__ = failure
         self._fail(error)
         if self.runtime.events.on:

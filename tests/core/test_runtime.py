@@ -107,7 +107,7 @@ async def test_root_giving_up_fails_the_tree(autojump_clock: MockClock) -> None:
     exceeded = caught.value.__cause__
     assert isinstance(exceeded, IntensityExceeded)
     assert (exceeded.path, exceeded.restarts, exceeded.window) == ("root", 0, 5)
-    assert [line.partition(" ")[2] for line in exceeded.history] == ["root/probe#1: Boom: the first cause"]
+    assert [line.partition(" s ")[2] for line in exceeded.history] == ["root/probe#1: Boom: the first cause"]
     assert repr(exceeded.__cause__) == "Boom('the first cause')"
 
 

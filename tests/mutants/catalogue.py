@@ -37,11 +37,12 @@ class Mutant:
 CELL, ENVELOPE, INTAKE = "creche/runtime/cell.py", "creche/runtime/envelope.py", "creche/runtime/intake.py"
 MAILBOX, FLIGHTS, LIFE = "creche/runtime/mailbox.py", "creche/runtime/flights.py", "creche/runtime/life.py"
 SLOTS, COMPANION = "creche/runtime/slots.py", "creche/runtime/companion.py"
+HANDLING = "creche/runtime/handling.py"
 
 MUTANTS = (
     Mutant(
         "an await between finding the mailbox empty and parking: a wake-up is lost",
-        CELL,
+        HANDLING,
         """
              if not queue:
 +                await checkpoint()
@@ -51,7 +52,7 @@ MUTANTS = (
     ),
     Mutant(
         "a cancelled scope is used for the next message",
-        CELL,
+        HANDLING,
         """
 -            if self._spoiled:
 -                return
@@ -59,7 +60,7 @@ MUTANTS = (
     ),
     Mutant(
         "a cancel does not note that the scope must be renewed",
-        CELL,
+        HANDLING,
         """
          if self._scope is not None:
 -            self._spoiled = True
@@ -80,7 +81,7 @@ MUTANTS = (
     ),
     Mutant(
         "a message is taken before the look at the stop flag",
-        CELL,
+        HANDLING,
         """
                  continue
              item = queue.popleft()
@@ -90,7 +91,7 @@ MUTANTS = (
     ),
     Mutant(
         "the mailbox is drained into a local list",
-        CELL,
+        HANDLING,
         """
 -        mailbox, queue = self._mailbox, self._mailbox.open()
 +        mailbox, queue = self._mailbox, type(self._mailbox.queue)(self._mailbox.open())
@@ -99,11 +100,11 @@ MUTANTS = (
     ),
     Mutant(
         "revoked requests run",
-        CELL,
+        HANDLING,
         """
 -            elif item.state != QUEUED:
--                mailbox.skipped()
--                continue
++            elif item.state == KEYED:
+                 if item.state != KEYED:
 """,
     ),
     Mutant(
@@ -118,7 +119,7 @@ MUTANTS = (
     ),
     Mutant(
         "the message in hand is not answered for after a crash",
-        CELL,
+        HANDLING,
         """
 -            request.fail(OutcomeUnknown(self.path), failure)
 +            pass
@@ -126,7 +127,7 @@ MUTANTS = (
     ),
     Mutant(
         "the message in hand is put back after a crash",
-        CELL,
+        HANDLING,
         """
          if request is not None and request.live() and request.state != DEFERRED:
 -            request.fail(OutcomeUnknown(self.path), failure)
@@ -171,7 +172,7 @@ MUTANTS = (
     ),
     Mutant(
         "mail whose time is over is handled",
-        CELL,
+        HANDLING,
         """
 -                if item.deadline != NEVER and item.deadline <= trio.current_time():
 +                if item.deadline != NEVER and item.deadline < 0:
@@ -180,7 +181,7 @@ MUTANTS = (
     ),
     Mutant(
         "messages in flight are not answered for after a crash",
-        CELL,
+        HANDLING,
         """
 -        if companion is not None:
 -            companion.end(failure)
@@ -188,7 +189,7 @@ MUTANTS = (
     ),
     Mutant(
         "a stop does not wait for what is in flight",
-        CELL,
+        HANDLING,
         """
 -        return not self._mailbox and not self._in_flight()
 +        return not self._mailbox
