@@ -22,7 +22,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
-from trio.lowlevel import checkpoint, wait_task_rescheduled
+from trio.lowlevel import checkpoint, current_task, wait_task_rescheduled
 
 from .actor import Actor
 from .context import BAGGAGE, NO_BAGGAGE, PLACE, ActorContext, Background, Lease
@@ -30,8 +30,9 @@ from .deadlines import Timer
 from .errors import ActorStopped, CallFailed, IncarnationEnded, NotDelivered
 from .handle import Handle, Statistics
 from .handling import CUT, EXIT, Handling
-from .life import CRASHES_PER_PASS
+from .life import CRASHES_PER_PASS, NOT_YET
 from .node import Node, State, Want, one_line, unwrap, without_frames
+from .waits import unsent
 
 if TYPE_CHECKING:
     from .node import Parent
@@ -41,10 +42,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _Grace(Timer):
+    """How long the end of an incarnation may take before the callers in its hand are told."""
+
+    __slots__ = ()
+
+
 class Cell(Handling):
     """See above. Users hold a `Handle` to it and never see it."""
 
-    __slots__ = ("_kept", "_life", "_maker", "_patience", "_plain", "granted")
+    __slots__ = ("_kept", "_life", "_maker", "_nurseries", "_patience", "_plain", "granted")
 
     def __init__(
         self,
@@ -59,6 +66,7 @@ class Cell(Handling):
         self._maker = maker
         self._plain = cls.__plain__
         self._life: trio.CancelScope | None = None
+        self._nurseries = 0  # that the lifespan holds open
         self._kept: dict[str, tuple[Any, Callable[[Any], object]]] | None = None
         self._patience: Timer | None = None
         self.granted: Lease | None = None  # what the present incarnation has lent to its handles
@@ -87,14 +95,19 @@ class Cell(Handling):
             actor = self._maker.construct(ActorContext(self))
             async with actor.lifespan():
                 PLACE.set(self)
+                self._nurseries = 0 if self._task is None else len(self._task.child_nurseries)
                 self._is_ready()
                 try:
                     await self._serve(actor)
                 except Exception as error:
                     died_of = error
+                    if self._condemned is None:
+                        self._condemned = unwrap(error)  # the first failure is the cause, whatever its end brings
                     raise
                 finally:
                     BAGGAGE.set(NO_BAGGAGE)
+                    PLACE.set(Background(self))
+                    await self._join_companion()  # first: it uses what the lifespan is about to close
                     # An exit that hangs must not hold up the restart.
                     self._life.deadline = trio.current_time() + self.spec.shutdown
             if died_of is None and not self.ends:
@@ -109,12 +122,15 @@ class Cell(Handling):
         super()._begin()
 
     def _is_ready(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        self._lose_patience_no_more()
         if self.want is Want.NOTHING:
             self.refusal = None
         super()._is_ready()
+
+    def _lose_patience_no_more(self) -> None:
+        patience, self._patience = self._patience, None
+        if patience is not None:
+            patience.cancel()
 
     def _crash_or_bug(self, error: Exception) -> Exception:
         """See `Life`: it is the author's code that runs there."""
@@ -127,9 +143,9 @@ class Cell(Handling):
             self._condemned = failure
         elif failure is not None and failure is not self._condemned:
             self._condemned.add_note(f"while it was ending: {one_line(failure)}")
-        if self._companion is not None:
-            with trio.CancelScope(shield=True):
-                await self._companion.join()
+        await self._join_companion()
+        if isinstance(self._patience, _Grace):
+            self._lose_patience_no_more()
         self._scope = self._life = None
         cause, self._condemned = self._condemned, None  # kept, it would pin the dead incarnation's frames
         self._lose_hand(cause)
@@ -137,6 +153,42 @@ class Cell(Handling):
             return cause
         finally:
             del cause, failure  # this frame may be in its traceback
+
+    async def _join_companion(self) -> None:
+        """End the background work. What fails in it now has failed at the end."""
+        if self._companion is not None:
+            self._doom()
+            with trio.CancelScope(shield=True):
+                await self._companion.join()
+
+    def background_failed(self, failure: Exception) -> None:
+        """See `Handling`."""
+        if not self.ends:
+            self.condemn(failure)
+        elif self._condemned is None:
+            self._condemned = failure  # and the end that has begun goes on
+
+    def condemn(self, failure: Exception) -> bool:
+        """See `Node`."""
+        condemned = super().condemn(failure)
+        if condemned:
+            self._doom()
+        return condemned
+
+    def _doom(self) -> None:
+        """The incarnation is about to end by a crash, and its end may hang: on a shield, background work, a thread.
+
+        Who is in its hand waits for `unwind_grace` at most, who waits for the successor for `down_wait`.
+        """
+        if self._patience is None and self.want is Want.NOTHING and self._ready_at != NOT_YET:
+            self._patience = _Grace(self.deadlines, trio.current_time() + self.spec.unwind_grace, self._hangs)
+
+    def _hangs(self) -> None:
+        left = max(0.0, self.spec.down_wait - self.spec.unwind_grace)
+        self._patience = Timer(self.deadlines, trio.current_time() + left, self._lose_patience)
+        if self.want is Want.NOTHING:
+            self.tell_stuck(self._task)
+            self.answer_for_hand(self._condemned)
 
     def _revoke_lease(self) -> None:
         lease, self.granted = self.granted, None
@@ -282,6 +334,11 @@ class Cell(Handling):
         if want is Want.DRAIN and self.state is not State.STOPPED:
             self.refusal = self._closed
         super().ask_to(want)
+        for waiting in list(unsent(edge for waiter in self.waiters() for edge in waiter.waits_for())):
+            try:
+                self.must_not_hold_up(waiting)
+            except NotDelivered as error:
+                waiting.fail(error)
 
     def cancel(self, reason: str) -> None:
         """See `Node`."""
@@ -342,6 +399,24 @@ class Cell(Handling):
             revoked=self.revoked,
             discarded=self.discarded,
         )
+
+    @property
+    def serial(self) -> Cell | None:
+        """Part of `Place`: the message in hand waits for what runs in this task's context.
+
+        It does not for what a handler has started elsewhere: in a nursery that the lifespan holds open, or that is not
+        the actor's at all.
+        """
+        task = current_task()
+        return self if task is self._task or self._belongs_to_handler(task) else None
+
+    def _belongs_to_handler(self, task: trio.lowlevel.Task) -> bool:
+        nursery = task.parent_nursery
+        while nursery is not None and nursery.parent_task is not self._task:
+            nursery = nursery.parent_task.parent_nursery
+        if nursery is None or self._task is None:
+            return False
+        return self._task.child_nurseries.index(nursery) >= self._nurseries
 
     def children(self) -> Sequence[Node]:
         """See `Node`."""

@@ -26,11 +26,11 @@ def require_number(owner: object, name: str, *, at_least: float = 0.0, whole: bo
     require(owner, name, holds, f"a {'whole ' if whole else ''}number of at least {at_least:g}")
 
 
-def require_seconds(name: str, value: object, *, above_zero: bool = False) -> None:
-    """Raise `SpecInvalid` unless `value` is a finite number of seconds, not negative, and above zero if asked."""
+def require_seconds(name: str, value: object, *, above_zero: bool = False, or_never: bool = False) -> None:
+    """Raise `SpecInvalid` unless `value` is a number of seconds, not negative; above zero, or infinite, as asked."""
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    if not (math.isfinite(number) and number >= 0 and (number or not above_zero)):
-        raise SpecInvalid(name, value, f"a finite number of seconds, {'above 0' if above_zero else '0 or more'}")
+    if not (number >= 0 and (number or not above_zero) and (or_never or math.isfinite(number))):
+        raise SpecInvalid(name, value, f"a number of seconds, {'above 0' if above_zero else '0 or more'}")
 
 
 def require_type(owner: object, name: str, kind: type[object]) -> None:

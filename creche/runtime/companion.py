@@ -53,9 +53,10 @@ class Companion:
 
     async def join(self) -> None:
         """Cancel all background work and wait until it has ended."""
-        if self._scope is not None and self._over is not None:
+        while self._scope is not None and self._over is not None:
             self._scope.cancel("the incarnation has ended")
             await self._over.wait()
+            self._scope = self._nursery = self._over = None  # who spawns once more, in a cleanup, is joined as well
 
     def end(self, cause: BaseException | None) -> None:
         """The incarnation has ended: answer for what is in flight, stop the timers."""
@@ -71,7 +72,7 @@ class Companion:
             with scope:
                 await self._hold_nursery()
         except Exception as error:
-            self._cell.condemn(unwrap(error))
+            self._cell.background_failed(unwrap(error))
         finally:
             if self._over is not None:
                 self._over.set()

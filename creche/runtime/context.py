@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
 from trio.lowlevel import current_task
 
+from .node import ALIVE
+
 if TYPE_CHECKING:
     from .agenda import Alarm
     from .cell import Cell
@@ -124,22 +126,28 @@ def actor_path() -> str | None:
 
 
 class ActorContext:
-    """An actor's way to its runtime: `self.context`."""
+    """An actor's way to its runtime: `self.context`.
 
-    __slots__ = ("_cell",)
+    When its incarnation has ended it can be looked at, but what would change something raises RuntimeError.
+    """
+
+    __slots__ = ("_cell", "incarnation")
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
+        self.incarnation: int = cell.incarnation
+        """1 for the first life, one more for each restart."""
+
+    def _living(self) -> Cell:
+        """The cell. Raises RuntimeError when it is in another life by now, or in none."""
+        if self._cell.incarnation != self.incarnation or self._cell.state not in ALIVE:
+            raise RuntimeError(f"{self._cell.path}#{self.incarnation}: this incarnation has ended")
+        return self._cell
 
     @property
     def path(self) -> str:
         """Where the actor stands in the tree, for instance ``"root/service/greeter"``."""
         return self._cell.path
-
-    @property
-    def incarnation(self) -> int:
-        """1 for the first life, one more for each restart."""
-        return self._cell.incarnation
 
     @property
     def runtime(self) -> Runtime:
@@ -159,7 +167,7 @@ class ActorContext:
         with clean context variables.
         """
         _require_function("spawn", fn)
-        self._cell.companion().spawn(fn, args)
+        self._living().companion().spawn(fn, args)
 
     def after(self, seconds: float, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> Alarm:
         """Await `fn(*args)` once, `seconds` from now, in turn with the messages, before those that wait.
@@ -168,7 +176,7 @@ class ActorContext:
         in the handler of a cast. Raises `SpecInvalid`.
         """
         _require_function("after", fn)
-        return self._cell.agenda().set_alarm(seconds, None, fn, args)
+        return self._living().agenda().set_alarm(seconds, None, fn, args)
 
     def every(self, seconds: float, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> Alarm:
         """As `after`, again and again, the first time `seconds` from now.
@@ -176,7 +184,7 @@ class ActorContext:
         Ticks that come due while an earlier one still waits are skipped.
         """
         _require_function("every", fn)
-        return self._cell.agenda().set_alarm(seconds, seconds, fn, args)
+        return self._living().agenda().set_alarm(seconds, seconds, fn, args)
 
     def defer(self) -> ReplySlot[Any]:
         """Take the reply slot of the message in hand, to answer later or from elsewhere in this incarnation.
@@ -184,21 +192,21 @@ class ActorContext:
         The handler returns ``slot.later()``, then or at any time after; what it returns is not the answer. Its caller
         leaves at once when it is cancelled. Raises RuntimeError if there is no message in hand or its slot is taken.
         """
-        return self._cell.defer()
+        return self._living().defer()
 
     def exit(self) -> None:
         """End this incarnation after the messages in hand; who waits for a deferred reply is not waited for.
 
         A permanent actor starts anew; a transient or temporary one is done.
         """
-        self._cell.exit()
+        self._living().exit()
 
     def grant(self, lease: Lease) -> None:
         """Lend a right to this actor's handles.
 
         It is revoked, synchronously, when the incarnation ends or another one is granted.
         """
-        self._cell.grant(lease)
+        self._living().grant(lease)
 
     def keep(self, name: str, make: Callable[[], T], close: Callable[[T], object]) -> T:
         """A resource that outlives incarnations, such as a bound socket.
@@ -206,7 +214,7 @@ class ActorContext:
         The first call makes it; later ones, also in later incarnations, give the same object. `close` is called at the
         final stop.
         """
-        return self._cell.keep(name, make, close)
+        return self._living().keep(name, make, close)
 
 
 def _require_function(where: str, fn: object) -> None:

@@ -37,6 +37,7 @@ from trio.lowlevel import reschedule
 from .actor import MessageSpec
 from .context import Baggage
 from .errors import CallFailed, DeadlineExceeded, OutcomeUnknown
+from .node import own_copy
 
 if TYPE_CHECKING:
     from .flights import Activity, Flight
@@ -115,9 +116,9 @@ class Request(outcome.Outcome[Any]):
         self._settle(value, None)
 
     def answer(self, error: Exception) -> None:
-        """The handler has answered with an error, which is the caller's own object already."""
+        """The handler has answered with an error."""
         self._land()
-        self._settle(None, error)
+        self._settle(None, own_copy(error))
 
     def fail(self, error: CallFailed, cause: BaseException | None = None) -> None:
         """It will not be answered. `error` is made for this caller."""
@@ -303,6 +304,8 @@ class WaitingCast:
 
     def fail(self, error: CallFailed, cause: BaseException | None = None) -> None:
         """It will not be accepted."""
+        if self.state == SPILLED:
+            self.cell.bury(SPILLED)
         error.__cause__ = cause
         self._finish(outcome.Error(error))
 

@@ -28,7 +28,7 @@ from .envelope import CANCELLING, DEFERRED, NEVER, RUNNING, Cast, Request
 from .errors import NotDelivered, OutcomeUnknown
 from .node import fresh_copy
 from .slots import BatchItem, ReplySlot
-from .waits import Edge, check_for_cycle
+from .waits import Edge, Sent, check_for_cycle
 
 if TYPE_CHECKING:
     from .actor import Actor, MessageSpec
@@ -154,13 +154,19 @@ class Activity:
         """Part of `Place`: this handler waits for what it calls."""
         return self
 
-    def edge_to(self, edge: Edge) -> list[Edge]:
+    def edges(self) -> list[Edge]:
         """See `Waiter`."""
-        check_for_cycle(self, edge)
         if self._waits_for is None:
             self._waits_for = []
-        self._waits_for.append(edge)
         return self._waits_for
+
+    def edge_to(self, edge: Sent) -> list[Edge]:
+        """See `Waiter`."""
+        self._cell.must_not_hold_up(edge)
+        check_for_cycle(self, edge)
+        edges = self.edges()
+        edges.append(edge)
+        return edges
 
     def waits_for(self) -> Sequence[Edge]:
         """See `Waiter`."""
@@ -285,10 +291,14 @@ class Flights:
         return True
 
     def drop_batch(self) -> None:
-        """The batch in hand has been cancelled, for nobody wants it any more."""
+        """The handler of the batch in hand has been cancelled: there is nothing left to finish for who has gone.
+
+        If others still want it, it was not for its callers that it was cancelled: `lose` answers for them.
+        """
         batch, self.batch = self.batch or [], None
         for flight in batch:
-            flight.landed()
+            if not flight.wanted:
+                flight.landed()
 
     def _item(self, spec: MessageSpec, message: Cast | Request) -> BatchItem[Any, Any] | None:
         if isinstance(message, tuple):
@@ -346,8 +356,9 @@ class Flights:
 
     def ended(self, activity: Activity) -> None:
         """A handler has ended in an orderly way."""
-        del self.running[activity]
-        self._busy[activity.spec.name] -= 1
+        if activity in self.running:  # else its caller has been told already that nobody waits for it any more
+            del self.running[activity]
+            self._busy[activity.spec.name] -= 1
         self.one_less()
         self.cell.wake_if_blocked()
 

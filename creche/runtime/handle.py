@@ -10,7 +10,7 @@ import trio
 from outcome import Outcome
 
 from .actor import Actor, MessageSpec
-from .errors import ActorStopped, NotStarted
+from .errors import ActorStopped, NotStarted, SpecInvalid
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -132,7 +132,11 @@ class Handle(Generic[A_co]):
             to wait for room.
         expires
             For casts: seconds after which a message that still waits in the mailbox is dropped unhandled.
+
+        Raises `SpecInvalid` for what is no time.
         """
+        if seconds != seconds or expires != expires:
+            raise SpecInvalid("within", (seconds, expires), "NaN is no number of seconds")
         return Within(self._bound(), seconds, expires)
 
     @property

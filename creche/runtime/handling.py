@@ -18,7 +18,8 @@ to do" and parking there is no await, else a message that comes in between would
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -31,16 +32,19 @@ from .answers import as_answer
 from .companion import Companion
 from .context import BAGGAGE, NO_BAGGAGE, PLACE
 from .envelope import CANCELLING, DEFERRED, KEYED, NEVER, QUEUED, RUNNING, Cast, Request
-from .errors import CallFailed, NotDelivered, NotDeliveredReason, OutcomeUnknown
+from .errors import CallFailed, Killed, NotDelivered, NotDeliveredReason, OutcomeUnknown
 from .flights import Activity, Flights
 from .intake import Intake
+from .life import NOT_YET
 from .node import Want, stack_of
+from .unraisable import log_unseen_crash
 
 if TYPE_CHECKING:
     from .node import Parent
     from .runtime import Runtime
     from .slots import ReplySlot
     from .spec import ChildOptions
+    from .waits import Waiter
 
 EXIT, CUT = 1, 2  # the actor has decided to end; it has been cancelled
 _JOB = MessageSpec("(timer)")  # a job is no message, but what may leave it is judged in the same way
@@ -64,6 +68,10 @@ class Handling(Intake):
         self._current: Request | None = None
         self._cast_in_hand: MessageSpec | None = None
         self._companion: Companion | None = None
+
+    @abstractmethod
+    def background_failed(self, failure: Exception) -> None:
+        """Background work, or a concurrent message, has failed: a crash, if the incarnation is not ending already."""
 
     # --- the loop over messages (the hot path) ----------------------------------------------------
 
@@ -256,15 +264,35 @@ class Handling(Intake):
 
         Its caller gets its own exception object; the crash is the cause.
         """
-        request, self._current = self._current, None
-        if request is not None and request.live() and request.state != DEFERRED:
-            request.fail(OutcomeUnknown(self.path), failure)
+        told = self._fail_current(failure)
+        self._current = None
+        if not told and failure is not None and not self.runtime.events.on:
+            self._tell_unseen(failure)
         spec, self._cast_in_hand = self._cast_in_hand, None
         if spec is not None:
             self.dead_letter(spec.name, "crash")
         companion, self._companion = self._companion, None
         if companion is not None:
             companion.end(failure)
+
+    def answer_for_hand(self, failure: BaseException | None) -> None:
+        """The incarnation is dying and does not come to its end: who is in its hand is told now."""
+        self._fail_current(failure)
+        if self._companion is not None and self._companion.flights is not None:
+            self._companion.flights.lose(failure)
+
+    def _fail_current(self, failure: BaseException | None) -> bool:
+        request = self._current
+        if request is None or not request.live() or request.state == DEFERRED:
+            return False
+        request.fail(OutcomeUnknown(self.path), failure)
+        return True
+
+    def _tell_unseen(self, failure: BaseException) -> None:
+        """Neither a caller nor a hook is told of this crash. A start that fails is told, and so is who kills."""
+        starts = self.incarnation == 1 and self._ready_at == NOT_YET
+        if self.want is Want.NOTHING and not starts and not isinstance(failure, Killed):
+            log_unseen_crash(self.path, self.incarnation, failure)
 
     def _refuse_calls(self, reason: NotDeliveredReason, retry_after: float | None) -> None:
         """Answer for everybody who waits. Casts that were accepted stay."""
@@ -333,6 +361,12 @@ class Handling(Intake):
         self._cast_in_hand = None
         return self.flights().defer(spec, None)
 
+    def waiters(self) -> Iterator[Waiter]:
+        """The handlers that are at work: of the message in hand, and of concurrent ones."""
+        yield self
+        if self._companion is not None and self._companion.flights is not None:
+            yield from self._companion.flights.running
+
     def at_their_limit(self) -> Sequence[Sequence[Activity]]:
         """See `Intake`."""
         flights = None if self._companion is None else self._companion.flights
@@ -344,11 +378,12 @@ class Handling(Intake):
         # Only while somebody waits: when the caller of a "finish" message has run out of time, what the handler still
         # has to do must not be stopped by that same time.
         if self._current is not None:
-            return self._current.deadline if self._current.live() else NEVER
+            inherits = self._current.deadline != NEVER and self._current.live() and self.serial is not None
+            return self._current.deadline if inherits else NEVER
         flights = None if self._companion is None else self._companion.flights
         return NEVER if flights is None else flights.batch_deadline()
 
     @property
-    def serial(self) -> Handling:
-        """Part of `Place`: the message in hand waits for everything that runs in this task's context."""
-        return self
+    @abstractmethod
+    def serial(self) -> Handling | None:
+        """Part of `Place`."""

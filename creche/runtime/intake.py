@@ -25,7 +25,8 @@ from .envelope import NEVER, RUNNING, Cast, PartOfMany, Request, Together, Waiti
 from .errors import CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
 from .life import Life
 from .mailbox import LatestMailbox, Mailbox
-from .waits import Edge, check_for_cycle
+from .node import Want
+from .waits import Edge, Sent, check_for_cycle
 
 if TYPE_CHECKING:
     from .flights import Activity
@@ -187,14 +188,30 @@ class Intake(Life):
         if self._hungry:
             self.wake()
 
-    def edge_to(self, edge: Edge) -> list[Edge]:
-        """See `Waiter`: this cell's message in hand is about to wait."""
-        if edge.cell is self or edge.cell.may_wait():  # nearly always neither
-            check_for_cycle(self, edge)
+    def edges(self) -> list[Edge]:
+        """See `Waiter`."""
         if self._waits_for is None:
             self._waits_for = []
-        self._waits_for.append(edge)
         return self._waits_for
+
+    def edge_to(self, edge: Sent) -> list[Edge]:
+        """See `Waiter`: this cell's message in hand is about to wait."""
+        self.must_not_hold_up(edge)
+        if edge.cell is self or edge.cell.may_wait():  # nearly always neither
+            check_for_cycle(self, edge)
+        edges = self.edges()
+        edges.append(edge)
+        return edges
+
+    def must_not_hold_up(self, edge: Sent) -> None:
+        """Raise `NotDelivered` if what is called cannot come up before the message in hand here has ended.
+
+        It has crashed, or has been paused, and its group is to be restarted; this cell is in that group and is being
+        paused, too. To wait would take until the drain time is over.
+        """
+        target = edge.cell
+        if target._held and self.want in (Want.PAUSE, Want.SUSPEND) and self.path.startswith(f"{target.parent.path}/"):
+            raise NotDelivered(target.path, "crash", target.restart_in())
 
     def may_wait(self) -> bool:
         """Whether anything that this cell does may be waiting for somebody."""

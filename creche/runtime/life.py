@@ -195,7 +195,11 @@ class Life(Node):
         elif failure is None and self._exiting and self.spec.restart != "permanent":
             self.finalize(None)
         else:
-            self._crash(failure or IncarnationEnded(self.path))
+            self._condemned = (
+                IncarnationEnded(self.path) if failure is None else failure
+            )  # by this, and by nothing else
+            self._crash(self._condemned)
+            self._condemned = None
 
     def _crash(self, failure: Exception) -> None:
         now = trio.current_time()

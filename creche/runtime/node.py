@@ -7,6 +7,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import trio
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from .events import Event
     from .runtime import Runtime
     from .spec import ChildOptions, Spec
+    from .waits import Waiter
 
+_GIVEN = "__creche_given__"  # the mark of an exception that a caller has got
+_CAUSES = 16  # how deep they are followed: a chain may be a circle
 _HISTORY = 16  # crashes remembered per node, as text: a live exception would pin its frames
 
 
@@ -190,6 +194,11 @@ class Node(ABC):
     def children(self) -> Sequence[Node]:
         """Child nodes in start order."""
 
+    def waiters(self) -> Iterator[Waiter]:
+        """All handlers that are at work in it and below, lifespans included."""
+        for child in self.children():
+            yield from child.waiters()
+
     @property
     def queued(self) -> int:
         """Messages that wait in the mailbox."""
@@ -261,15 +270,15 @@ def unwrap(error: Exception) -> Exception:
     return unwrap(inner[0]) if len(inner) == 1 else cast("Exception", error)
 
 
-def without_frames(error: BaseException | None) -> BaseException | None:
-    """An error of the same type and content, and its causes, without tracebacks: to be kept for long.
+def without_frames(error: BaseException | None, depth: int = _CAUSES) -> BaseException | None:
+    """An error of the same type and content, and its causes to some depth, without tracebacks: to be kept for long.
 
     The frames of a traceback hold everything that was alive when the error was raised.
     """
-    if error is None:
+    if error is None or not depth:
         return None
-    twin = _twin(error)
-    twin.__cause__ = without_frames(error.__cause__)
+    twin = _twin(error, depth - 1)
+    twin.__cause__ = without_frames(error.__cause__, depth - 1)
     return twin
 
 
@@ -280,20 +289,45 @@ def fresh_copy(error: Exception) -> Exception:
     return twin if isinstance(twin, Exception) else error
 
 
-def _twin(error: BaseException) -> BaseException:
-    kind = type(error)
-    try:
-        twin = kind.__new__(kind, *error.args)
-        twin.args = error.args
-        twin.__dict__.update(error.__dict__)
-    except Exception:  # a type that cannot be made in this way
-        twin = CrecheError(one_line(error))
-    return twin
+def own_copy(error: Exception) -> Exception:
+    """The error itself for the first caller that it is given to, a copy for each later one.
+
+    An actor may keep one object and raise it for everybody: its traceback would grow with each caller, and pin the
+    frames of all of them.
+    """
+    if not getattr(error, _GIVEN, False):
+        with suppress(Exception):  # of a type that takes no attributes: it stays as it is
+            setattr(error, _GIVEN, True)
+        return error
+    twin = _twin(error)
+    twin.__cause__ = error.__cause__
+    twin.__traceback__, error.__traceback__ = error.__traceback__, None
+    return twin if isinstance(twin, Exception) else error
+
+
+def _twin(error: BaseException, depth: int = _CAUSES) -> BaseException:
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        inner = [without_frames(one, depth) or CrecheError(one_line(one)) for one in group.exceptions]
+        return group.derive(inner)
+    for make in (error.__class__.__new__, lambda kind, *args: kind(*args)):
+        try:
+            twin: BaseException = make(type(error), *error.args)
+            twin.args = error.args
+            twin.__dict__.update(error.__dict__)
+            if str(twin) == str(error):
+                return twin
+        except Exception:  # a type that cannot be made in this way
+            continue
+    return CrecheError(one_line(error))
 
 
 def full_text(error: Exception) -> str:
     """An error with its traceback and causes, as text. Costs more than the rest of a restart: only for who listens."""
-    return "".join(traceback.format_exception(error))
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # a chain of causes that is too long, or somebody's broken method
+        return one_line(error)
 
 
 def still_there(node: Node) -> Iterator[str]:

@@ -300,6 +300,7 @@ def raise_single(error: BaseException) -> NoReturn:
     for leaf in leaves:
         if isinstance(leaf, (KeyboardInterrupt, SystemExit)):
             raise leaf from leaf.__cause__
+    leaves = [leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)] or leaves  # an error takes its place
     if len(leaves) == 1:
         raise leaves[0] from leaves[0].__cause__
     raise error

@@ -1,7 +1,8 @@
-"""Errors of somebody's callback, where there is nobody to raise them to."""
+"""Errors that there is nobody to raise to: of somebody's callback, or of a crash that nobody is told of."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import cast
 
@@ -9,6 +10,11 @@ from typing import cast
 def report_unraisable(error: BaseException, message: str, culprit: object) -> None:
     """Hand `error` to `sys.unraisablehook`, which by default prints `message`, the `culprit` and the traceback."""
     sys.unraisablehook(cast("sys.UnraisableHookArgs", _Unraisable(error, message, culprit)))
+
+
+def log_unseen_crash(path: str, incarnation: int, failure: BaseException) -> None:
+    """Log a crash to the standard library's logger ``creche``, which by default prints it."""
+    logging.getLogger("creche").error("%s#%d has crashed: %r", path, incarnation, failure, exc_info=failure)
 
 
 class _Unraisable:

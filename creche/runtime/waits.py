@@ -3,7 +3,8 @@
 Theory of operation
 -------------------
 A *waiter* is a handler at work: a cell, for its serial message in hand, or one activity of a concurrent message. An
-*edge* is what it waits for: a call, many calls together, or room for a cast. Edges exist only while somebody waits.
+*edge* is what it waits for: a call, many calls together, room for a cast, or the start of a child. Edges exist only
+while somebody waits.
 
 A call that is being handled waits for its handler. One that is queued, or whose reply is deferred, waits until the
 actor's task comes to take messages: for its serial message in hand, and for the activities of any concurrent message
@@ -15,16 +16,26 @@ The check runs before anything is sent. All of it happens in one thread, so the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from .envelope import CANCELLING, RUNNING, SETTLED, Request, Together, WaitingCast
+from .envelope import CANCELLING, RUNNING, SETTLED, SPILLED, Request, Together, WaitingCast
 from .errors import CallCycle
 
 if TYPE_CHECKING:
     from .intake import Intake
+    from .node import Node
 
-Edge = Request | Together | WaitingCast
+
+class Start:
+    """The start of a child, for which a handler waits: the child may be calling somebody from its lifespan."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+
+Sent = Request | Together | WaitingCast
+Edge = Sent | Start
 Chain = tuple[str, ...] | None
 Known = dict["Intake", Chain]
 
@@ -35,7 +46,11 @@ class Waiter(Protocol):
     @property
     def path(self) -> str: ...
 
-    def edge_to(self, edge: Edge) -> list[Edge]:
+    def edges(self) -> list[Edge]:
+        """What it waits for at this moment, to be added to and removed from."""
+        ...
+
+    def edge_to(self, edge: Sent) -> list[Edge]:
         """Note that the handler is about to wait. The caller removes `edge` from the returned list.
 
         Raises `CallCycle` if what it would wait for waits for this handler already.
@@ -47,6 +62,15 @@ class Waiter(Protocol):
         ...
 
 
+def unsent(edges: Iterable[Edge]) -> Iterator[Request | WaitingCast]:
+    """Those that still wait to be taken: they may be refused."""
+    for edge in edges:
+        if isinstance(edge, Together):
+            yield from unsent(edge.parts)
+        elif not isinstance(edge, Start) and edge.state <= SPILLED:
+            yield edge
+
+
 def check_for_cycle(waiter: Waiter, edge: Edge) -> None:
     """Raise `CallCycle` if `edge` leads back to `waiter`."""
     chain = _along(edge, waiter, {})
@@ -55,13 +79,45 @@ def check_for_cycle(waiter: Waiter, edge: Edge) -> None:
 
 
 def _along(edge: Edge, goal: Waiter, known: Known) -> Chain:
+    """The paths from what is waited for to `goal`.
+
+    Nearly always each waits for just one other: then the way is followed step by step, however long it is.
+    """
+    way: list[str] = []
+    met: set[Waiter] = set()
+    step: Edge | None = edge
+    while step is not None:
+        if isinstance(step, Together | Start):
+            return _joined(way, _several(step, goal, known))
+        handler = _handler_in_the_way(step)
+        if handler is None:
+            return _joined(way, _from_task(step.cell, goal, known)) if step.state != SETTLED else None
+        way.append(handler.path)
+        if handler is goal:
+            return tuple(way)
+        if handler in met:
+            return None  # a circle of others: not ours
+        met.add(handler)
+        edges = handler.waits_for()
+        if len(edges) != 1:
+            return _joined(way, _first(_along(one, goal, known) for one in edges))
+        step = edges[0]
+    return None
+
+
+def _handler_in_the_way(edge: Request | WaitingCast) -> Waiter | None:
+    """The one handler that has to end before the message is answered or taken; None if it is not as simple as that."""
+    if isinstance(edge, Request) and edge.state in (RUNNING, CANCELLING):
+        return edge.handler()
+    if edge.state == SETTLED or edge.cell.at_their_limit():
+        return None
+    return edge.cell
+
+
+def _several(edge: Together | Start, goal: Waiter, known: Known) -> Chain:
     if isinstance(edge, Together):
         return _first(_along(part, goal, known) for part in edge.parts)
-    if edge.state == SETTLED:
-        return None
-    if isinstance(edge, Request) and edge.state in (RUNNING, CANCELLING):
-        return _from_handler(edge.handler(), goal, known)
-    return _from_task(edge.cell, goal, known)
+    return _first(_from_handler(handler, goal, known) for handler in edge.node.waiters())
 
 
 def _from_task(cell: Intake, goal: Waiter, known: Known) -> Chain:
@@ -78,8 +134,11 @@ def _from_task(cell: Intake, goal: Waiter, known: Known) -> Chain:
 def _from_handler(handler: Waiter, goal: Waiter, known: Known) -> Chain:
     if handler is goal:
         return (handler.path,)
-    chain = _first(_along(edge, goal, known) for edge in handler.waits_for())
-    return None if chain is None else (handler.path, *chain)
+    return _joined([handler.path], _first(_along(edge, goal, known) for edge in handler.waits_for()))
+
+
+def _joined(way: Sequence[str], rest: Chain) -> Chain:
+    return None if rest is None else (*way, *rest)
 
 
 def _first(chains: Iterable[Chain]) -> Chain:

@@ -31,6 +31,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import trio
 
+from ..runtime.checks import require_seconds
 from ..runtime.config import Config
 from ..runtime.configuration import read_configuration
 from ..runtime.errors import ConfigInvalid, CrecheError, SpecInvalid
@@ -118,6 +119,7 @@ class App:
         self.configuration = read_configuration(config, env=env)
         self.env: Environment = self.configuration.env
         self._intensity = supervisor("root", intensity=intensity).intensity  # refused here if it is none
+        require_seconds("stop_within", stop_within, or_never=True)
         self._stop_within = stop_within
         self._seed = seed
         self._used: list[_Used] = []

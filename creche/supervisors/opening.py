@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
+from ..runtime.checks import require_seconds
 from ..runtime.runtime import Runtime, opened
 from .budget import Intensity
 from .supervisor import SupervisorSpec, require_supervisor, supervisor
@@ -39,5 +40,6 @@ def open_runtime(
         Out of the block, when the root gives up: the body is cancelled, and `__cause__` leads to the first cause.
     """
     spec = supervisor("root", intensity=intensity) if root is None else root
+    require_seconds("stop_within", stop_within, or_never=True)
     require_supervisor("open_runtime(root=...)", spec)
     return opened(Runtime(name, spec, seed=seed), stop_within)

@@ -40,11 +40,13 @@ from trio.lowlevel import checkpoint
 
 from ..runtime import events
 from ..runtime.checks import require, require_one_of, require_type
+from ..runtime.context import PLACE
 from ..runtime.deadlines import Timer
-from ..runtime.errors import ActorStopped, IntensityExceeded, SpecInvalid, StartFailed
+from ..runtime.errors import ActorStopped, IntensityExceeded, SpecInvalid, StartFailed, Unavailable
 from ..runtime.life import Life
 from ..runtime.node import AT_REST, Node, Parent, State, Verdict, Want, one_line
 from ..runtime.spec import NAME_RULE, ChildOptions, Configs, Layer, Spec, is_name, require_spec
+from ..runtime.waits import Start
 from .budget import Budget, Intensity
 from .handle import SupervisorHandle
 from .strategies import FIRST_OF_GROUP, STRATEGIES, Strategy
@@ -237,13 +239,14 @@ class Supervisor(Life):
                 self._is_ready()
                 await self._supervise()
             await self._stop_all()
+        self._nursery = None
         return self._take_failure()
 
     def _crash_or_bug(self, error: Exception) -> Exception:
         raise error
 
     def _take_failure(self) -> Exception | None:
-        failure = self._failure or self._condemned
+        failure = self._condemned if self._failure is None else self._failure
         self._failure = self._condemned = None
         return failure
 
@@ -355,10 +358,13 @@ class Supervisor(Life):
             return Verdict.STOP, 0.0
         grouped = self.rules.strategy in FIRST_OF_GROUP
         joins = self._pausing and grouped
-        if not joins and not self._budget.charge(now):
+        weather = failure if isinstance(failure, Unavailable) else None  # no bug: it costs nothing and is waited out
+        if not joins and weather is None and not self._budget.charge(now):
             self._give_up(child, failure)
             return Verdict.SUSPEND, 0.0
         delay = child.spec.backoff.delay(child.streak, self.runtime.random)
+        if weather is not None:
+            delay = max(delay, weather.retry_after or 0.0)
         if not grouped:
             return Verdict.RESTART, delay
         self._join_group(child, delay)
@@ -469,6 +475,10 @@ class Supervisor(Life):
         self._nodes[node.name] = node
         self._dynamic.add(node.name)
         self._spawn(node)
+        place = PLACE.get()
+        waiter = None if place is None else place.serial
+        start, edges = Start(node), [] if waiter is None else waiter.edges()
+        edges.append(start)
         try:
             # Not for a state: an actor that crashes as soon as it is ready may be in none for long.
             while node in self._first_starts and node.state not in _ENDED:
@@ -478,6 +488,8 @@ class Supervisor(Life):
             node.ask_to(Want.DRAIN)
             node.cancel("whoever was starting it has been cancelled")
             raise
+        finally:
+            edges.remove(start)
         if node in self._first_starts:
             self._first_starts.remove(node)
             self._raise_start_failed(node)
@@ -490,8 +502,12 @@ class Supervisor(Life):
         raise StartFailed(node.path, one_line(error)) from error
 
     async def stop_child(self, child: Node) -> None:
-        """See `Group`. Runs in the caller's task; final, also for a permanent child."""
-        await self._retire(child, Want.DRAIN)
+        """See `Group`. Final, also for a permanent child; goes on if the caller leaves."""
+        if self._nursery is None:
+            child.finalize(None)  # this supervisor is down, and so are its children
+        elif not child.end_now(Want.DRAIN):
+            self.runtime.clean_context.run(self._nursery.start_soon, self._retire, child, Want.DRAIN)
+        await child.wait_for(State.STOPPED)
 
     def _free_name(self, spec: Spec[Any]) -> str:
         name = name_of(spec)

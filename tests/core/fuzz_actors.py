@@ -181,3 +181,9 @@ class Worker(creche.Actor):
     async def _crash(self) -> None:
         await trio.sleep(0.1)
         raise Boom("in the background")
+
+
+class PlainWorker(Worker):
+    """Without a lifespan: its crashes are judged where they happen, and idle it is ended by its supervisor."""
+
+    lifespan = creche.Actor.lifespan

@@ -10,7 +10,7 @@ import pytest
 import creche
 from creche.runtime import events
 from creche.runtime.events import Event, EventHub
-from tests.core.support import Probe, asking, cell_of, kinds, recorded, settle
+from tests.core.support import Boom, Probe, asking, cell_of, kinds, recorded, settle
 
 
 async def test_the_story_of_a_crash() -> None:
@@ -112,3 +112,43 @@ async def test_reports_count() -> None:
         assert reply.value == 3
         cell = cell_of(probe)
         assert (cell.handled, cell.revoked, cell.discarded) == (3, 0, 0)
+
+
+async def test_an_unseen_crash_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a cast, a timer or background work, while nobody has subscribed; with its traceback."""
+
+    async def crash() -> None:
+        raise Boom("unseen")
+
+    async def spawn(probe: Probe) -> None:
+        probe.context.spawn(crash)
+
+    async with creche.open_runtime("t", intensity=creche.Intensity(100)) as runtime:
+        probe = await runtime.start(creche.child(Probe).options(backoff=creche.Backoff(first=0)))
+        for provoke in (lambda: probe.cast_nowait(Probe.crash, "unseen"), lambda: probe.cast_nowait(Probe.run, spawn)):
+            caplog.clear()
+            provoke()
+            await settle()
+            (record,) = caplog.records
+            assert record.name == "creche"
+            assert "root/probe#" in record.getMessage()
+            assert "Boom('unseen')" in record.getMessage()
+            assert record.exc_info is not None
+        caplog.clear()
+        with pytest.raises(creche.OutcomeUnknown):
+            await probe.ask.crash("told to its caller")
+        runtime.kill(probe, "told by who kills")
+        await settle()
+        with pytest.raises(creche.StartFailed):
+            await runtime.start(creche.child(Doomed))
+        runtime.events.subscribe(lambda _event: None)
+        probe.cast_nowait(Probe.crash, "told to a hook")
+        await settle()
+        assert caplog.records == []
+
+
+class Doomed(creche.Actor):
+    """Cannot start."""
+
+    def __init__(self) -> None:
+        raise Boom("told to the starter")

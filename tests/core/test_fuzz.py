@@ -19,7 +19,7 @@ from creche.runtime.deadlines import Timer
 from creche.runtime.node import State
 from creche.supervisors.strategies import STRATEGIES
 from creche.supervisors.supervisor import SupervisorSpec
-from tests.core.fuzz_actors import PLANS, ROUGH, Message, Worker
+from tests.core.fuzz_actors import PLANS, ROUGH, Message, PlainWorker, Worker
 from tests.core.fuzz_ledger import Ledger
 from tests.core.support import cell_of, reach
 
@@ -120,7 +120,8 @@ def tree(dice: random.Random, ledger: Ledger, seed: int) -> SupervisorSpec:
             "down_wait": dice.choice((0.5, 5)),
             "unwind_grace": dice.choice((0.5, 5)),
         }
-        children.append(creche.child(Worker, ledger, seed + index).options(**rules))
+        cls = dice.choice((Worker, PlainWorker))
+        children.append(creche.child(cls, ledger, seed + index).options(**rules))
     intensity = creche.Intensity(dice.choice((5, 1000)), 1)
     sub = creche.supervisor("sub", *children, strategy=dice.choice(STRATEGIES), intensity=intensity)
     return creche.supervisor("root", sub, intensity=creche.Intensity(1000, 1))

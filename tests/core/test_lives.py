@@ -143,7 +143,7 @@ async def test_incarnations_never_overlap(autojump_clock: MockClock) -> None:
         await settle()
         runtime.kill(slow, "now")
         await slow.ask.life()
-        assert log == ["init 1", "left 1", "work ended 1", "init 2"]
+        assert log == ["init 1", "work ended 1", "left 1", "init 2"]
 
 
 async def test_serial_handlers_never_interleave(autojump_clock: MockClock) -> None:

@@ -5,9 +5,13 @@ The numbers are those of the list in the design notes; those that concern pools 
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,10 +19,11 @@ from trio.testing import MockClock
 
 import creche
 from creche.runtime import events
-from creche.runtime.cell import BATCH
 from creche.runtime.context import baggage, carrying
+from creche.runtime.handling import BATCH
 from tests.core.support import Boom, Gate, Probe, asking, cell_of, recorded, settle
 
+ROOT = Path(__file__).resolve().parents[2]
 MANY = creche.Intensity(10_000, 1)
 AT_ONCE = creche.Backoff(free=10_000)
 
@@ -43,6 +48,28 @@ async def test_trap_01_cancelled_callers_leave_no_garbage() -> None:
         gate.opened.set()
         await probe.ask.life()
         assert log == ["held", "live"]
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3, 7, 64, 100])
+async def test_trap_01_a_mailbox_of_the_dead_is_not_full(capacity: int) -> None:
+    """Tombstones take no room, however small the mailbox: when all callers have left, the whole capacity is free."""
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        probe = await runtime.start(creche.child(Probe).options(mailbox=capacity))
+        gate = Gate()
+        asking(nursery, probe.ask.hold, gate)
+        await gate.entered.wait()
+        callers = [asking(nursery, probe.ask.add) for _ in range(capacity)]
+        await settle()
+        for caller in callers:
+            caller.scope.cancel()
+        await settle()
+        for _ in range(capacity):
+            probe.cast_nowait(Probe.add)
+        with pytest.raises(creche.MailboxFull):
+            probe.cast_nowait(Probe.add)
+        assert len(cell_of(probe)._mailbox.queue) <= 2 * capacity
+        gate.opened.set()
+        assert await probe.ask.add() == capacity + 1
 
 
 async def test_trap_02_a_crash_loses_only_the_message_in_hand() -> None:
@@ -83,6 +110,23 @@ async def test_trap_03_wake_and_stop_in_one_tick(first: str) -> None:
                 end()
             for reply in replies:
                 assert await reply.settled() in ("value", "NotDelivered", "ActorStopped")
+
+
+@pytest.mark.parametrize("want", ["kill", "exit"])
+async def test_trap_03_a_wake_that_is_declined_is_passed_on(want: str) -> None:
+    """An actor that is woken for a message and told to end in the same tick leaves the message to its successor."""
+    log: list[str] = []
+    async with creche.open_runtime("t", intensity=MANY) as runtime:
+        probe = await runtime.start(creche.child(Probe, log).options(backoff=AT_ONCE))
+        for number in range(200):
+            await settle()
+            probe.cast_nowait(Probe.note, str(number))
+            if want == "kill":
+                runtime.kill(probe, "in the tick of the wake")
+            else:
+                cell_of(probe).exit()
+        assert await probe.ask.life() == 201
+        assert log == [str(number) for number in range(200)]
 
 
 class NeverParkedWithMail(trio.abc.Instrument):
@@ -156,6 +200,58 @@ async def test_trap_06_nobody_is_woken_twice() -> None:
         assert await probe.ask.life() == 1
 
 
+OPTIMISED = """
+import trio, trio.testing, creche
+
+assert_is_off = True
+assert not assert_is_off
+
+class Racing(creche.Actor):
+    async def finish(self, at):
+        await trio.sleep_until(at)
+        return "value"
+
+    @creche.message(on_caller_gone="cancel")
+    async def cancel(self, at):
+        await trio.sleep_until(at)
+        return "value"
+
+async def ask(actor, method, at, outcomes):
+    with trio.CancelScope(deadline=at):
+        try:
+            outcomes.append(await actor.within(at - trio.current_time()).call(method, at))
+        except creche.CallFailed as error:
+            outcomes.append(type(error).__name__)
+        return
+    outcomes.append("cancelled")
+
+async def main():
+    outcomes = []
+    async with creche.open_runtime("t", intensity=creche.Intensity(10_000, 1)) as runtime:
+        backoff = creche.Backoff(free=10_000)
+        actor = await runtime.start(creche.child(Racing).options(backoff=backoff))
+        for round in range(200):
+            at = trio.current_time() + 1
+            async with trio.open_nursery() as nursery:
+                for method in (Racing.finish, Racing.cancel, Racing.finish):
+                    nursery.start_soon(ask, actor, method, at, outcomes)
+                await trio.sleep_until(at)
+                if round % 2:
+                    runtime.kill(actor, "in the same tick")
+    print(len(outcomes), set(outcomes) <= {"value", "cancelled", "DeadlineExceeded", "OutcomeUnknown", "NotDelivered"})
+
+trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+"""
+
+
+def test_trap_06_nobody_is_woken_twice_where_trio_does_not_look() -> None:
+    """Under `python -O` Trio lets a task be woken twice: reply, deadline, cancel and kill in one tick still do not."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-O", "-c", OPTIMISED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, "600 True\n"), done.stderr
+
+
 async def test_trap_07_tracebacks_do_not_grow_with_the_callers() -> None:
     """A thousand callers of one crash get a thousand exceptions with a few traceback entries each."""
     async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
@@ -175,14 +271,22 @@ async def test_trap_07_tracebacks_do_not_grow_with_the_callers() -> None:
                 entry, length = entry.tb_next, length + 1
             longest = max(longest, length)
         assert 0 < longest < 12
+        assert len({id(reply.error) for reply in replies}) == 1000
         cause = replies[0].error.__cause__ if replies[0].error is not None else None
         assert cause is None or cause.__traceback__ is None
 
 
-async def test_trap_08_causes_do_not_chain_over_restarts() -> None:
+class WithLifespan(Probe):
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        yield
+
+
+@pytest.mark.parametrize("cls", [Probe, WithLifespan])
+async def test_trap_08_causes_do_not_chain_over_restarts(cls: type[Probe]) -> None:
     """The error of the hundredth crash knows nothing of the ninety-nine before it."""
     async with creche.open_runtime("t", intensity=MANY) as runtime:
-        probe = await runtime.start(creche.child(Probe).options(backoff=AT_ONCE))
+        probe = await runtime.start(creche.child(cls).options(backoff=AT_ONCE))
         for _ in range(99):
             with pytest.raises(creche.OutcomeUnknown):
                 await probe.ask.crash()
@@ -217,6 +321,27 @@ async def test_trap_09_cancel_with_a_cleanup_error_is_that_error(autojump_clock:
         crash = next(event for event in seen if isinstance(event, events.Crashed))
         assert crash.error == "Killed: killed: now"
         assert "Boom: in cleanup" in crash.detail
+
+
+async def test_trap_09_a_declared_error_that_a_nursery_wrapped_is_declared() -> None:
+    """`raises=` finds its error in the group that a nursery in the handler makes of it, beside cancellations."""
+
+    class Wrapping(Probe):
+        @creche.message(raises=Boom)
+        async def wrapped(self) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                nursery.start_soon(self._fail)
+
+        async def _fail(self) -> None:
+            async with trio.open_nursery():
+                raise Boom("deep")
+
+    async with creche.open_runtime("t") as runtime:
+        wrapping = await runtime.start(creche.child(Wrapping))
+        with pytest.raises(Boom, match="deep"):
+            await wrapping.ask.wrapped()
+        assert await wrapping.ask.life() == 1
 
 
 async def test_trap_10_a_flood_is_served_in_bounded_bursts() -> None:
@@ -269,21 +394,31 @@ async def test_trap_12_capacity_means_capacity(capacity: int) -> None:
             probe.cast_nowait(Probe.add)
 
 
-async def test_trap_13_a_cancelled_call_ends_with_its_handler(autojump_clock: MockClock) -> None:
-    """A "cancel" handler that shields itself for a second holds its caller's deadline for that second."""
+@pytest.mark.parametrize("message", ["run", "run_for_caller"])
+@pytest.mark.parametrize("stamped", [False, True])
+async def test_trap_13_a_cancelled_call_ends_with_its_handler(
+    stamped: bool, message: str, autojump_clock: MockClock
+) -> None:
+    """A "cancel" handler that shields itself for a second holds its caller's timeout for that second, stamped or not; a
+    "finish" handler holds nobody."""
 
     async def body(probe: Probe) -> None:
         try:
-            await trio.sleep_forever()
+            await trio.sleep(5.5)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.sleep(1)
 
     async with creche.open_runtime("t") as runtime:
         probe = await runtime.start(creche.child(Probe))
-        with trio.move_on_after(5):
-            await probe.ask.run_for_caller(body)
-        assert trio.current_time() == 6
+        if stamped:
+            with pytest.raises(creche.DeadlineExceeded):
+                await getattr(probe.within(5).ask, message)(body)
+        else:
+            with trio.move_on_after(5):
+                await getattr(probe.ask, message)(body)
+        assert trio.current_time() == (6 if message == "run_for_caller" else 5)
+        assert await probe.ask.life() == 1
 
 
 @pytest.mark.parametrize("when", [0, 1, 2, 3])
@@ -345,9 +480,19 @@ async def test_trap_16_handlers_run_in_the_actors_task() -> None:
 
 
 async def test_trap_17_casts_are_bare_tuples() -> None:
-    """A queued cast is no object of its own: two hundred thousand of them must not be the garbage collector's
-    bottleneck."""
-    async with creche.open_runtime("t") as runtime:
-        probe = await runtime.start(creche.child(Probe))
+    """A queued cast is no object of its own, however it was sent: two hundred thousand of them must not be the garbage
+    collector's bottleneck."""
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        probe = await runtime.start(creche.child(Probe).options(mailbox=3))
+        gate = Gate()
+        first = asking(nursery, probe.ask.hold, gate)
+        await gate.entered.wait()
         probe.cast_nowait(Probe.add)
-        assert {type(item) for item in cell_of(probe)._mailbox.queue} == {tuple}
+        probe.within(expires=5).cast_nowait(Probe.add)
+        await probe.cast(Probe.add)
+        waited = asking(nursery, probe.cast, Probe.add)
+        await settle()
+        assert [type(item) for item in cell_of(probe)._mailbox.queue] == [tuple] * 3
+        gate.opened.set()
+        assert [await first.settled(), await waited.settled()] == ["value"] * 2
+        assert await probe.ask.add() == 5

@@ -121,18 +121,20 @@ MUTANTS = (
         "the message in hand is not answered for after a crash",
         HANDLING,
         """
--            request.fail(OutcomeUnknown(self.path), failure)
-+            pass
+             return False
+-        request.fail(OutcomeUnknown(self.path), failure)
+         return True
 """,
     ),
     Mutant(
         "the message in hand is put back after a crash",
         HANDLING,
         """
-         if request is not None and request.live() and request.state != DEFERRED:
--            request.fail(OutcomeUnknown(self.path), failure)
-+            request.state = QUEUED
-+            self._mailbox.put_back(request)
+             return False
+-        request.fail(OutcomeUnknown(self.path), failure)
++        request.state = QUEUED
++        self._mailbox.put_back(request)
+         return True
 """,
     ),
     Mutant(
