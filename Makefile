@@ -53,6 +53,10 @@ types: $(INSTALLED) ## check types with mypy and pyright
 bench: $(INSTALLED) ## measure the core and print a table
 	$(PY) -m benchmarks.core $(ARGS)
 
+.PHONY: mutants
+mutants: $(INSTALLED) ## plant faults in a copy of the core; the tests must catch each
+	$(PY) -m tests.mutants $(ARGS)
+
 .PHONY: ci
 ci: ## all that a clean clone must pass
 	.ci/run

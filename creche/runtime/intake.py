@@ -92,12 +92,15 @@ class Intake(Life):
     ) -> Any:
         """Send and await the one outcome. See `Handle.call`."""
         if self.refusal is not None:
-            raise self.refusal()
+            raise await _after_a_checkpoint(self.refusal())
         request = Request(self, spec, args, kwargs, BAGGAGE.get(), current_task())
         place = PLACE.get()
         if place is not None:
             return await self._call_from(place, request, deadline)
-        self._submit(request, deadline)
+        try:
+            self._submit(request, deadline)
+        except NotDelivered as refusal:
+            raise await _after_a_checkpoint(refusal) from None
         return await wait_task_rescheduled(request.abort)
 
     async def _call_from(self, place: Place, request: Request, deadline: float) -> Any:
@@ -105,7 +108,10 @@ class Intake(Life):
         deadline = min(deadline, place.inherited_deadline)
         edges = None if place.serial is None else place.serial.edge_to(request)
         try:
-            self._submit(request, deadline)
+            try:
+                self._submit(request, deadline)
+            except NotDelivered as refusal:
+                raise await _after_a_checkpoint(refusal) from None
             return await wait_task_rescheduled(request.abort)
         finally:
             if edges is not None:
@@ -157,7 +163,10 @@ class Intake(Life):
         """Send, and wait for room if there is none. See `Handle.cast`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._mailbox.full() or self.spec.overflow != "wait" or self.refusal is not None:
-            self.cast_nowait(spec, args, kwargs, expires)
+            try:
+                self.cast_nowait(spec, args, kwargs, expires)
+            except CallFailed as refusal:
+                raise await _after_a_checkpoint(refusal) from None
             self._casts += 1
             if self._casts % YIELD_EVERY == 0:
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -286,6 +295,12 @@ class Intake(Life):
         """A cast ends unhandled."""
         if self.runtime.events.on:
             self.emit(events.DeadLetter, message, reason)
+
+
+async def _after_a_checkpoint(refusal: CallFailed) -> CallFailed:
+    """Who tries again and again in a loop must not starve the others, nor be deaf to its own cancellation."""
+    await trio.lowlevel.checkpoint()
+    return refusal
 
 
 def _require_tuple(args: object) -> None:

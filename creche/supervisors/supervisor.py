@@ -173,6 +173,13 @@ def _in_start_steps(nodes: Sequence[Node]) -> Iterator[Sequence[Node]]:
             yield some
 
 
+def _break_off(node: Node, want: Want, reason: str) -> None:
+    """End a start. A supervisor ends that of the child it waits for, and stops those before it in order."""
+    node.ask_to(want)
+    if not isinstance(node, Supervisor):
+        node.cancel(reason)
+
+
 def _want_in_group(node: Node) -> Want:
     return Want.DRAIN if node.spec.restart == "temporary" else Want.PAUSE
 
@@ -485,8 +492,7 @@ class Supervisor(Life):
                 await node.wait_for_change()
         except BaseException:
             self._first_starts.discard(node)
-            node.ask_to(Want.DRAIN)
-            node.cancel("whoever was starting it has been cancelled")
+            _break_off(node, Want.DRAIN, "whoever was starting it has been cancelled")
             raise
         finally:
             edges.remove(start)
@@ -530,8 +536,7 @@ class Supervisor(Life):
     def _abort_start(self) -> None:
         """Do not wait for a child that is still starting: it may start for ever."""
         if self._awaited is not None and self._awaited.state is not State.RUNNING:
-            self._awaited.ask_to(Want.SUSPEND)
-            self._awaited.cancel("its supervisor is ending")
+            _break_off(self._awaited, Want.SUSPEND, "its supervisor is ending")
 
     def cancel(self, reason: str) -> None:
         """See `Node`: all children at once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -382,3 +382,33 @@ async def test_a_call_before_anything_blocks_no_loop() -> None:
             return await a.ask.life()
 
         assert await b.ask.run(ask_a) == 2
+
+
+@pytest.mark.parametrize("how", ["call", "cast", "call from a handler"])
+@pytest.mark.parametrize("why", ["overflow", "stopped"])
+async def test_a_refusal_is_a_checkpoint(how: str, why: str) -> None:
+    """Whoever tries again at once, for ever, starves nobody and can be cancelled."""
+
+    async def try_again(probe: Probe) -> None:
+        while True:
+            with suppress(creche.NotDelivered, creche.ActorStopped):
+                await (refusing.cast(Probe.add) if how == "cast" else refusing.ask.add())
+
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        refusing = await runtime.start(creche.child(Probe).options(mailbox=1, overflow="reject", drain=0))
+        caller = await runtime.start(creche.child(Probe).options(name="caller"))
+        if why == "stopped":
+            await runtime.stop(refusing)
+        else:
+            asking(nursery, refusing.ask.hold, Gate())
+            await settle()
+            refusing.cast_nowait(Probe.add)
+        if how == "call from a handler":
+            trying = asking(nursery, caller.ask.run_for_caller, try_again)
+        else:
+            trying = asking(nursery, try_again, Probe())
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        trying.scope.cancel()
+        assert await trying.settled() == "cancelled"
+        nursery.cancel_scope.cancel()

@@ -125,9 +125,12 @@ async def test_an_unseen_crash_is_logged(caplog: pytest.LogCaptureFixture) -> No
 
     async with creche.open_runtime("t", intensity=creche.Intensity(100)) as runtime:
         probe = await runtime.start(creche.child(Probe).options(backoff=creche.Backoff(first=0)))
-        for provoke in (lambda: probe.cast_nowait(Probe.crash, "unseen"), lambda: probe.cast_nowait(Probe.run, spawn)):
+        for how in ("in a handler", "in the background"):
             caplog.clear()
-            provoke()
+            if how == "in a handler":
+                probe.cast_nowait(Probe.crash, "unseen")
+            else:
+                probe.cast_nowait(Probe.run, spawn)
             await settle()
             (record,) = caplog.records
             assert record.name == "creche"
