@@ -118,8 +118,9 @@ class Handle(Generic[A_co]):
         self, method: Callable[Concatenate[Any, P], Awaitable[object]], *args: P.args, **kwargs: P.kwargs
     ) -> None:
         """Send without waiting at all. Raises `MailboxFull` (a `trio.WouldBlock`), `NotDelivered` or `ActorStopped`."""
-        cell = self._bound()
-        cell.cast_nowait(message_of(cell, method.__name__), args, kwargs, NEVER)
+        cell = self._cell or self._bound()
+        spec = cell.messages.get(method.__name__)
+        cell.cast_nowait(spec or message_of(cell, method.__name__), args, kwargs)
 
     def within(self, seconds: float = NEVER, *, expires: float = NEVER) -> Within[A_co]:
         """The same actor, with a limit on time.

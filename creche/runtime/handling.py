@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 EXIT, CUT = 1, 2  # the actor has decided to end; it has been cancelled
 _JOB = MessageSpec("(timer)")  # a job is no message, but what may leave it is judged in the same way
+_NOTHING: Cast = (_JOB, (), {}, NO_BAGGAGE, NEVER)
 
 # At most so many messages per wake: everybody else's latency is bounded by it, and 64 already has all of the throughput
 # (measured).
@@ -81,9 +82,12 @@ class Handling(Intake):
         A crash or a cancel leaves the call in `_current` for whoever judges.
         """
         mailbox, queue = self._mailbox, self._mailbox.open()
+        item: Cast | Request
+        value: Any
         left = BATCH
         while not self._ending or await self._attend():
             if not queue:
+                item, value = _NOTHING, None  # an idle actor holds nothing of its last message
                 self._parked = self._hungry = True
                 await wait_task_rescheduled(self._unpark)
                 left = BATCH
@@ -92,7 +96,25 @@ class Handling(Intake):
             if isinstance(item, tuple):
                 if mailbox.spill is not None:
                     mailbox.popped()
-                await self._handle_cast(actor, item)
+                spec = item[0]
+                if spec.special or item[4] != NEVER:
+                    await self._handle_cast(actor, item)
+                else:
+                    if BAGGAGE.get() is not item[3]:
+                        BAGGAGE.set(item[3])
+                    try:
+                        coroutine = getattr(actor, spec.name)(*item[1], **item[2])
+                    except TypeError:
+                        self.dead_letter(spec.name, "wrong arguments")
+                    else:
+                        self._cast_in_hand = spec
+                        try:
+                            await coroutine
+                        except Exception as error:
+                            if as_answer(self.path, spec, error) is None:
+                                raise
+                        self._cast_in_hand = None
+                        self.handled += 1
             elif item.state != QUEUED:
                 if item.state != KEYED:
                     mailbox.skipped()
@@ -138,6 +160,7 @@ class Handling(Intake):
                 left = BATCH
 
     async def _handle_cast(self, actor: Actor, item: Cast) -> None:
+        """A cast that is not as plain as those that the loop handles itself."""
         spec, args, kwargs, baggage, expires = item
         if expires != NEVER and expires <= trio.current_time():
             self.dead_letter(spec.name, "expired")

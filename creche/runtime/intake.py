@@ -21,7 +21,7 @@ from . import events
 from .actor import Actor, MessageSpec
 from .context import BAGGAGE, PLACE, Place
 from .deadlines import Timer
-from .envelope import NEVER, RUNNING, Cast, PartOfMany, Request, Together, Waiting, WaitingCast
+from .envelope import NEVER, RUNNING, SETTLED, Cast, PartOfMany, Request, Together, Waiting, WaitingCast
 from .errors import CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
 from .life import Life
 from .mailbox import LatestMailbox, Mailbox
@@ -111,6 +111,7 @@ class Intake(Life):
             try:
                 self._submit(request, deadline)
             except NotDelivered as refusal:
+                request.state = SETTLED  # it was never sent, and nobody waits for anything
                 raise await _after_a_checkpoint(refusal) from None
             return await wait_task_rescheduled(request.abort)
         finally:

@@ -67,7 +67,6 @@ async def test_a_handled_message_is_not_kept() -> None:
         reply.scope.cancel()
         await reply.settled()
         del reply
-        await sink.ask.life()
         await settle()
         gc.collect()
         assert [ref() for ref in refs] == [None] * 3

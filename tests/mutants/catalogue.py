@@ -46,7 +46,7 @@ MUTANTS = (
         """
              if not queue:
 +                await checkpoint()
-                 self._parked = self._hungry = True
+                 item, value = _NOTHING, None  # an idle actor holds nothing of its last message
 """,
         ("tests/core/test_traps.py",),
     ),
