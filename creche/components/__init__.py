@@ -4,6 +4,7 @@ Importing them imports none of the third-party packages they stand on; those com
 imported when it is opened.
 """
 
+from . import cache as cache
 from . import clog as clog
 from . import db as db
 from . import http as http

@@ -12,27 +12,35 @@ to standard error.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from ...runtime.component import ComponentSpec, by_config
 from ...runtime.config import validated
 from ...runtime.spec import child
 from .actor import ClogActor
 from .asgi import asgi_middleware
-from .config import Config, default_config
+from .capture import Capture, capture
+from .config import Config, Rotation, Sampling, default_config
 from .errors import OutputFailed
 from .handle import Clog
 from .levels import Level
 from .logger import Logger, critical, debug, error, exception, info, logger, namespace, warning
 from .outlet import Statistics
-from .trace import is_trace_id, new_trace_id, trace, trace_id
+from .trace import is_trace_id, new_trace_id, trace, trace_id, traced
 
 __all__ = [
+    "Capture",
     "Clog",
     "Config",
     "Level",
     "Logger",
     "OutputFailed",
+    "Rotation",
+    "Sampling",
     "Statistics",
     "asgi_middleware",
+    "capture",
     "component",
     "critical",
     "debug",
@@ -46,11 +54,14 @@ __all__ = [
     "new_trace_id",
     "trace",
     "trace_id",
+    "traced",
     "warning",
 ]
 
 
-def component(config: Config | None = None, *, name: str = "clog") -> ComponentSpec[Clog]:
+def component(
+    config: Config | None = None, *, name: str = "clog", clock: Callable[[], float] = time.time
+) -> ComponentSpec[Clog]:
     """The log of a runtime, in its foundation. One runtime has one.
 
     Parameters
@@ -59,6 +70,8 @@ def component(config: Config | None = None, *, name: str = "clog") -> ComponentS
         None takes `default_config` of the app's environment; outside of an app that of development.
     name
         Of the actor in the tree.
+    clock
+        Seconds since the epoch, for the time of each line.
 
     Raises
     ------
@@ -66,5 +79,5 @@ def component(config: Config | None = None, *, name: str = "clog") -> ComponentS
         A value is wrong. An output that cannot be opened is found out at the start, which then fails.
     """
     if config is None:
-        return by_config(Config, lambda chosen: component(chosen, name=name))
-    return ComponentSpec(name, child(ClogActor, validated(config)), Clog, layer="foundation")
+        return by_config(Config, lambda chosen: component(chosen, name=name, clock=clock))
+    return ComponentSpec(name, child(ClogActor, validated(config), clock), Clog, layer="foundation")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any, Protocol, Self, cast
 
 from ...runtime.context import current_runtime
@@ -18,6 +19,8 @@ from .levels import CRITICAL, DEBUG, ERROR, INFO, WARNING
 from .values import safe_text
 
 SERVICE = "clog"  # the key in `runtime.services`
+# Where a test takes the lines of code that no running log serves.
+CAPTURED: ContextVar[Emitter | None] = ContextVar("creche.clog.captured", default=None)
 
 
 class Emitter(Protocol):
@@ -96,10 +99,21 @@ class Logger:
             sink.emit(level, msg, self._namespace, {**bound, **fields} if bound else fields)
 
 
+def running_sink() -> Emitter | None:
+    """The log of the runtime that this task or thread belongs to; None if it belongs to none, or that has none."""
+    runtime = current_runtime()
+    return None if runtime is None else cast("Emitter | None", runtime.services.get(SERVICE))
+
+
 def current_sink() -> Emitter:
     """Where a line of this task goes."""
     runtime = current_runtime()
-    return BOOTSTRAP if runtime is None else cast("Emitter", runtime.services.get(SERVICE, BOOTSTRAP))
+    if runtime is not None:
+        sink = runtime.services.get(SERVICE)
+        if sink is not None:
+            return cast("Emitter", sink)
+    captured = CAPTURED.get()
+    return BOOTSTRAP if captured is None else captured
 
 
 _ROOT = Logger()

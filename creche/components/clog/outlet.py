@@ -5,7 +5,8 @@ Theory of operation
 `push` moves lines from the buffer to `_pending`, and these to the output. It runs in a worker thread and may
 end at any point, by an OSError or because the output takes nothing; the next push goes on at that byte. So a
 kill of whoever pushes loses, doubles and tears no line. It never runs twice at once: the clog actor's
-background task awaits it, and an incarnation begins only after that of its predecessor has ended.
+background task awaits it; that has ended when the lifespan is left, which writes the rest, and before the next
+incarnation begins.
 
 `_progress` is set and replaced after each push and at the end; `flush` waits for it.
 """
@@ -27,13 +28,15 @@ _BATCH = 1024  # lines per push: a thread hop costs as much as some fifty lines
 class Statistics:
     """Counts since the component was started, in lines. ``accepted == written + buffered``.
 
-    `failure` says why the output refuses lines at the moment, or is None.
+    `dropped` found no room in the buffer, `sampled` were left out by sampling. `failure` says why the output refuses
+    lines at the moment, or is None.
     """
 
     accepted: int
     written: int
     buffered: int
     dropped: int
+    sampled: int
     failure: str | None
 
 
@@ -82,6 +85,16 @@ class Outlet:
         self._written, self._pending_lines = self._written + self._pending_lines, 0
         return True
 
+    @property
+    def untidy(self) -> bool:
+        """Whether `tidy` has something to do."""
+        return self._output is not None and self._output.untidy
+
+    def tidy(self) -> None:
+        """One short step of that. Blocking, for a worker thread. Raises OSError."""
+        assert self._output is not None
+        self._output.tidy()
+
     def _load(self) -> None:
         lines = self._buffer.take(_BATCH)
         self._pending_lines = len(lines)
@@ -123,10 +136,10 @@ class Outlet:
         """Lines that are accepted and not written."""
         return self._pending_lines + len(self._buffer)
 
-    def statistics(self) -> Statistics:
+    def statistics(self, sampled: int) -> Statistics:
         """See `Statistics`."""
         failure = None if self.failure is None else self.failure.reason
-        return Statistics(self._buffer.accepted, self._written, self.left, self._buffer.dropped, failure)
+        return Statistics(self._buffer.accepted, self._written, self.left, self._buffer.dropped, sampled, failure)
 
     async def flush(self) -> bool:
         """Wait until everything accepted so far is written. False: it never will be. Raises `OutputFailed`."""

@@ -1,27 +1,30 @@
 """Where lines go. Blocking code, for worker threads, that never blocks for longer than it was told to.
 
-A write to a pipe or a terminal blocks for as long as its reader likes, and a thread in it cannot be
-cancelled. So such an output is asked first whether it takes anything, and then gets no more than it must take
-whole: POSIX lets a pipe that is writable take PIPE_BUF bytes. (A second process that writes to the same pipe
-may be quicker; then the write blocks until that reader has read.) A regular file is always ready.
+See `files` for how a pipe that nobody reads blocks nobody.
 """
 
 from __future__ import annotations
 
-import os
-import select
-import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TextIO
 
 from ...runtime.errors import ConfigInvalid
+from .config import Rotation
+from .files import File, Plain, open_file
+from .rotation import RotatingFile
+from .stdlib import RecordOutput
 
 
 class Output(Protocol):
     """Takes bytes."""
 
-    terminal: bool
+    @property
+    def terminal(self) -> bool: ...
+
+    @property
+    def untidy(self) -> bool: ...  # whether there is something to `tidy`
 
     def write(self, data: memoryview, patience: float) -> int:
         """Write some of `data` and return how many bytes; 0 if none were taken within `patience` seconds.
@@ -30,39 +33,14 @@ class Output(Protocol):
         """
         ...
 
+    def tidy(self) -> None:
+        """One short step of what is to be done besides writing. Raises OSError, and then waits for another reason."""
+
     def close(self) -> None:
         """Let go of it. Standard streams stay open: they are the process's."""
 
 
-class File:
-    """A file descriptor of any kind."""
-
-    def __init__(self, fd: int, *, owned: bool) -> None:
-        self._fd = fd
-        self._owned = owned
-        self._always_ready = stat.S_ISREG(os.fstat(fd).st_mode)
-        self.terminal = os.isatty(fd)
-
-    def write(self, data: memoryview, patience: float) -> int:
-        """See `Output`."""
-        if self._always_ready:
-            return os.write(self._fd, data)
-        poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
-        if not poll.poll(patience * 1000):
-            return 0
-        try:
-            return os.write(self._fd, data[: select.PIPE_BUF])
-        except BlockingIOError:  # somebody made it non-blocking, and somebody else was quicker
-            return 0
-
-    def close(self) -> None:
-        """See `Output`."""
-        if self._owned:
-            os.close(self._fd)
-
-
-class Stream:
+class Stream(Plain):
     """A standard stream that has been replaced by something without a descriptor, as test runners and notebooks do."""
 
     terminal = False
@@ -83,12 +61,19 @@ class Stream:
         """See `Output`."""
 
 
-def open_output(name: str) -> Output:
-    """Open what ``Config.output`` names. Raises `ConfigInvalid` when that cannot be written to."""
+def open_output(name: str, rotation: Rotation | None, clock: Callable[[], float]) -> Output:
+    """Open what ``Config.output`` names. Raises `ConfigInvalid` when that cannot be written to.
+
+    `clock` gives seconds since the epoch, for the names and ages of backups.
+    """
     try:
         if name == "stdout":
             return _standard(sys.stdout)
-        return _standard(sys.stderr) if name == "stderr" else _file(Path(name))
+        if name == "stderr":
+            return _standard(sys.stderr)
+        if name == "logging":
+            return RecordOutput()
+        return open_file(Path(name)) if rotation is None else RotatingFile(Path(name), rotation, clock)
     except (OSError, ValueError) as error:
         reason = f"cannot be opened for writing ({error}): name a writable file, or 'stdout' or 'stderr'"
         raise ConfigInvalid("$.output", name, reason) from error
@@ -103,8 +88,3 @@ def _standard(stream: TextIO | None) -> Output:
         return Stream(stream)
     stream.flush()  # what was printed before stands before
     return File(fd, owned=False)
-
-
-def _file(path: Path) -> Output:
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    return File(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644), owned=True)

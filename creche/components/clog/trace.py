@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
-from ...runtime.context import baggage, carrying, current_runtime
+from ...runtime.context import BAGGAGE, baggage, carrying, current_runtime
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 TRACE_ID = "trace_id"
 REQUEST_ID = "request_id"
@@ -32,6 +37,11 @@ def new_trace_id() -> str:
     """
     runtime = current_runtime()
     number = secrets.randbits(128) if runtime is None else runtime.random.getrandbits(128)
+    return hexadecimal(number)
+
+
+def hexadecimal(number: int) -> str:
+    """A trace id from 128 random bits."""
     return f"{number or 1:032x}"
 
 
@@ -54,6 +64,33 @@ def trace(id: str | None = None) -> Generator[str]:
         raise ValueError(f"trace id {chosen!r}: use 1 to 64 letters, digits, '.', '_' or '-', or None for a new one")
     with carrying(**{TRACE_ID: chosen}):
         yield chosen
+
+
+def traced(fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """`fn`, each run of it in a trace: that of its caller, or a new one where there is none.
+
+    For what begins without a request: timers, background loops, consumers' handlers.
+    ``self.context.every(60, clog.traced(self._sweep))``.
+    """
+
+    @wraps(fn)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if trace_id() is not None:
+            return await fn(*args, **kwargs)
+        with trace():
+            return await fn(*args, **kwargs)
+
+    return run
+
+
+def enter_trace(new: str) -> Mapping[str, object]:
+    """Put all that is left of this message, timer or background task into a trace. Returns the new baggage.
+
+    It needs no undoing: an actor sets the baggage of each message and timer anew, and a task's ends with it.
+    """
+    carried = {**baggage(), TRACE_ID: new}
+    BAGGAGE.set(carried)
+    return carried
 
 
 def is_trace_id(text: str) -> bool:

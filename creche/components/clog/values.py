@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -61,23 +60,6 @@ class Values:
 
     def _hides(self, name: str) -> bool:
         return name.lower().endswith(self._endings)
-
-
-def error_fields(error: BaseException) -> dict[str, object]:
-    """What a line says about an error: its text, its type, and its traceback, the whole tree for a group."""
-    kind = type(error)
-    return {
-        "error": safe_text(error),
-        "error_type": kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
-        "traceback": _traceback(error),
-    }
-
-
-def _traceback(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception as broken:
-        return f"(no traceback: {safe_text(broken)})"
 
 
 def bounded(number: int) -> int | str:

@@ -14,7 +14,7 @@ from ...runtime.spec import child
 from .actor import UidActor
 from .config import Config, default_config
 from .errors import ClockMovedBack, LayoutExhausted, MarkReached, NoWorkerIdFree, WorkerIdLost
-from .snowflake import Layout, Snowflake, SnowflakeStatistics, parse
+from .snowflake import Layout, Snowflake, SnowflakeStatistics, from_text, parse, to_text
 from .uuid7 import is_uuid7, uuid7_time
 
 # isort: split
@@ -33,8 +33,10 @@ __all__ = [
     "WorkerIdLost",
     "component",
     "default_config",
+    "from_text",
     "is_uuid7",
     "parse",
+    "to_text",
     "uuid7",
     "uuid7_time",
 ]
@@ -50,7 +52,7 @@ def component(
     config
         Where worker ids are leased, and what an id looks like; None takes `default_config` of the app's environment.
     now_ms
-        Reads the wall clock in Unix milliseconds.
+        Reads the wall clock in Unix milliseconds. A deterministic run needs one that follows its virtual time.
 
     Raises
     ------
@@ -60,5 +62,5 @@ def component(
     if config is None:
         return by_config(Config, lambda chosen: component(chosen, name=name, now_ms=now_ms))
     checked = validated(config)
-    handle = partial(Uid, layout=checked.layout)
+    handle = partial(Uid, layout=checked.layout, now_ms=now_ms)
     return ComponentSpec(name, child(UidActor, checked, now_ms), handle, layer="foundation")

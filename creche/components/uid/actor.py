@@ -26,7 +26,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar, TypeVarTuple, final
-from uuid import uuid4
+from uuid import UUID
 
 import trio
 
@@ -34,6 +34,7 @@ from ...runtime.actor import Actor, message
 from ...runtime.errors import Unavailable
 from .config import Config
 from .errors import WorkerIdLost
+from .randomness import randbits_of
 from .snowflake import SnowflakeGenerator
 from .worker_ids import WorkerIds, WorkerLease
 
@@ -96,6 +97,7 @@ class UidActor(Actor):
         self._config = config
         self._now_ms = now_ms
         self._ahead_ms = round(config.tolerance * 1000)
+        self._randbits = randbits_of(self.context.runtime)
         self._one_at_a_time = trio.Lock()
         self._works = True
         self._tenure = self.context.keep("tenure", self._new_tenure, lambda tenure: tenure.worker_ids.close())
@@ -147,7 +149,7 @@ class UidActor(Actor):
         async with self._one_at_a_time:
             if self._tenure.lease is not None and await self._still_ours(self._tenure.lease):
                 return
-            lease = await self._blocking(self._tenure.worker_ids.acquire, str(uuid4()), self._now_ms())
+            lease = await self._blocking(self._tenure.worker_ids.acquire, self._new_owner(), self._now_ms())
             self._tenure.begin(lease)
             self._grant()
             await self._promise(lease)
@@ -168,6 +170,9 @@ class UidActor(Actor):
         # A cancel waits for the write, so that what is on disk and what is known here never part.
         self._tenure.lease = await self._blocking(self._tenure.worker_ids.renew, lease, mark, self._now_ms())
         generator.extend(self._tenure.lease.mark)
+
+    def _new_owner(self) -> str:
+        return str(UUID(int=self._randbits(128), version=4))
 
     def _grant(self) -> None:
         self.context.grant(self._tenure.succeed(self._config, self._now_ms))

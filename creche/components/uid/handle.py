@@ -18,6 +18,7 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, final
 from uuid import UUID
@@ -30,6 +31,7 @@ from ...runtime.errors import NotStarted, OutcomeUnknown
 from .actor import UidActor
 from .errors import MarkReached, WorkerIdLost
 from .middleware import with_request_id
+from .randomness import randbits_of
 from .snowflake import DEFAULT_LAYOUT, Layout, Snowflake, SnowflakeGenerator, SnowflakeStatistics, Wait, parse
 from .uuid7 import Rollback, Uuid7Generator, is_uuid7
 
@@ -50,18 +52,23 @@ def wall_clock_ms() -> int:
 class Uid(ComponentHandle):
     """Unique ids. For use from the runtime's own Trio run; only the UUIDs are for any thread."""
 
-    def __init__(self, name: str, layout: Layout = DEFAULT_LAYOUT) -> None:
+    def __init__(self, name: str, layout: Layout = DEFAULT_LAYOUT, now_ms: Callable[[], int] | None = None) -> None:
         super().__init__(name)
         self._layout = layout
+        self._now_ms = now_ms or wall_clock_ms
         self._yield_mask = min(_YIELD_EVERY, layout.ids_per_ms) - 1
         self._home: Cell | None = None
+        self._replayed: Uuid7Generator | None = None  # only in a deterministic run, which has one thread
 
     def _started(self) -> None:
         self._home = self._cell()
+        randbits = randbits_of(self._home.runtime)
+        if randbits is not secrets.randbits:
+            self._replayed = Uuid7Generator(now_ms=self._now_ms, randbits=randbits, on_rollback=Rollback.FOLLOW)
 
     def _unbind(self) -> None:
         super()._unbind()
-        self._home = None
+        self._home = self._replayed = None
 
     # --- Snowflake --------------------------------------------------------------------------------------------------
 
@@ -162,12 +169,15 @@ class Uid(ComponentHandle):
     # --- UUIDv7 -----------------------------------------------------------------------------------------------------
 
     def uuid7(self) -> UUID:
-        """As the module's `uuid7`: needs no running component."""
-        return uuid7()
+        """As the module's `uuid7`: needs no running component. In a deterministic run it follows from the seed."""
+        return self._uuids().next()
 
     def take_uuid7(self, n: int) -> list[UUID]:
         """`n` new UUIDv7 in ascending order, cheaper than one at a time. Raises `ValueError` if `n` is negative."""
-        return _generator_of(threading.get_ident()).take(n)
+        return self._uuids().take(n)
+
+    def _uuids(self) -> Uuid7Generator:
+        return self._replayed or _generator_of(threading.get_ident())
 
     def is_uuid7(self, text: str) -> bool:
         """As the module's `is_uuid7`."""
@@ -182,7 +192,7 @@ class Uid(ComponentHandle):
         one. It is ``request_id`` in the baggage while `app` runs, and thus in logs and in the actors that are called,
         and the response's only ``X-Request-ID``.
         """
-        return with_request_id(app, uuid7)
+        return with_request_id(app, self.uuid7)
 
 
 def uuid7() -> UUID:

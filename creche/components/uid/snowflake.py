@@ -131,11 +131,12 @@ class Wait:
 class SnowflakeStatistics:
     """A snapshot of one generator.
 
-    `high_water` and `limit` are Unix milliseconds (see their properties). `held` counts the requests served
-    while the clock was behind the last id's time, `waits` those answered with `Wait`, `refused` those that
-    raised `ClockMovedBack`.
+    `worker_id` is the one that ids have now; `high_water` and `limit` are Unix milliseconds (see their properties).
+    `held` counts the requests served while the clock was behind the last id's time, `waits` those answered with
+    `Wait`, `refused` those that raised `ClockMovedBack`.
     """
 
+    worker_id: int
     high_water: int
     limit: int
     held: int
@@ -151,6 +152,38 @@ def parse(number: int, layout: Layout = DEFAULT_LAYOUT) -> Snowflake:
     worker_id = number >> layout.sequence_bits & layout.max_worker_id
     ms = layout.epoch_ms + (number >> layout.sequence_bits + layout.worker_bits)
     return Snowflake(_instant(ms), worker_id, sequence)
+
+
+# Crockford's alphabet: no letter that looks like a digit, and in the order of their codes: texts sort as the numbers.
+_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
+_TEXT_LENGTH = 13  # of 5 bits each: 65
+
+
+def to_text(number: int) -> str:
+    """An id as 13 digits and capital letters (Crockford's base 32): they sort as the numbers do, and fit into URLs.
+
+    Raises `ValueError` if `number` does not fit into 63 bits.
+    """
+    if not 0 <= number < 1 << 63:
+        raise ValueError(f"{number} is no id: it does not fit into 63 bits")
+    return "".join(_DIGITS[number >> shift & 31] for shift in range(5 * (_TEXT_LENGTH - 1), -1, -5))
+
+
+def from_text(text: str) -> int:
+    """The id of such a text. One id has one text, so small letters and lookalikes are refused.
+
+    Raises `ValueError` if it is none.
+    """
+    number = 0
+    try:
+        for digit in text:
+            number = number << 5 | _VALUES[digit]
+    except KeyError:
+        number = -1
+    if len(text) != _TEXT_LENGTH or not 0 <= number < 1 << 63:
+        raise ValueError(f"{text!r} is not the text of an id: 13 digits or capital letters, as to_text gives")
+    return number
 
 
 @final
@@ -256,7 +289,7 @@ class SnowflakeGenerator:
 
     def statistics(self) -> SnowflakeStatistics:
         """What the clock has done to this generator so far."""
-        return SnowflakeStatistics(self._ms, self._limit, self._held, self._waits, self._refused)
+        return SnowflakeStatistics(self._worker_id, self._ms, self._limit, self._held, self._waits, self._refused)
 
     def __repr__(self) -> str:
         state = "worker id lost" if self._lost else f"{self._end - self._next} left at {self._ms} ms"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +59,20 @@ def read(path: Path) -> list[Entry]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
+class Clock:
+    """A wall clock that a test sets, in seconds since the epoch."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @asynccontextmanager
-async def log_to(path: Path, **config: Any) -> AsyncGenerator[Log]:
+async def log_to(path: Path, clock: Callable[[], float] = time.time, **config: Any) -> AsyncGenerator[Log]:
     """A runtime named ``svc`` with clog, in JSON from `info` up unless `config` says otherwise."""
-    spec = clog.component(clog.Config(**{"output": str(path), **config}))
+    spec = clog.component(clog.Config(**{"output": str(path), **config}), clock=clock)
     with trio.fail_after(PATIENT):
         async with creche.open_runtime("svc", intensity=MANY) as runtime:
             handle = await runtime.start(spec.options(backoff=AT_ONCE, drain=1.0, shutdown=1.0))

@@ -134,6 +134,31 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     assert '"msg":"line"' in (tmp_path / "log").read_text()
 
 
+async def test_a_file_and_variables_reach_every_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sections inside of the section, durations, and single values by environment variables."""
+    file = tmp_path / "service.toml"
+    file.write_text(
+        """
+        [clog]
+        output = "service.log"
+        format = "json"
+        levels = { http = "warning" }
+        rotation = { max_age = "30d", compress = true }
+        [clog.sampling]
+        tick = "500ms"
+        """
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CRECHE_CLOG__SAMPLING__FIRST", "5")
+    app = creche.App("svc", config=file)
+    log = app.use(clog.component())
+    async with app.open():
+        config = log.config
+    assert config.levels == {"http": "warning"}
+    assert config.sampling == clog.Sampling(first=5, tick=0.5)
+    assert config.rotation == clog.Rotation(max_age=30 * 86400.0, compress=True)
+
+
 def test_the_page_of_the_component_runs(tmp_path: Path) -> None:
     """The example of docs/components/clog.md prints the line that stands below it."""
     page = "docs/components/clog.md"

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creche.components.clog.values import HIDDEN, Values, error_fields, safe_repr
+from creche.components.clog.tracebacks import error_fields
+from creche.components.clog.values import HIDDEN, Values, safe_repr
 
 VALUES = Values(("password", "token"), safe_repr)
 

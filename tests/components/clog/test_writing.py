@@ -142,7 +142,7 @@ async def test_overflow_is_counted_and_reported_in_the_log(tmp_path: Path) -> No
     assert [entry["number"] for entry in lines] == list(range(10))
     assert (report["level"], report["msg"], report["dropped"]) == ("warning", "log lines dropped", 90)
     assert after["msg"] == "after"
-    assert counts == clog.Statistics(accepted=12, written=12, buffered=0, dropped=90, failure=None)
+    assert counts == clog.Statistics(accepted=12, written=12, buffered=0, dropped=90, sampled=0, failure=None)
 
 
 # --- flush and stop ---------------------------------------------------------------------------------------------------

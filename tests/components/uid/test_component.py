@@ -26,6 +26,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import creche
+from creche import testing
 from creche.components import uid as u
 
 START = 1_700_000_000_000
@@ -501,13 +502,20 @@ async def test_a_step_forward_asks_for_a_new_promise(config: u.Config) -> None:
             assert rows(config.state_path)[0][2] >= clock.ms
 
 
-async def test_marks_move_on_by_themselves(path: str) -> None:
+def test_marks_move_on_by_themselves(path: str) -> None:
     """The mark in the file is ahead of every id, although nobody asks for it: `snowflake_nowait` keeps working."""
-    async with running(u.Config(state_path=path, tolerance=0.2)) as (_, uid):
-        first = rows(path)[0][2]
-        while rows(path)[0][2] < first + 300:
-            await trio.sleep(0.01)
-            assert unix_ms(uid.snowflake_nowait()) <= rows(path)[0][2]
+
+    async def scenario() -> None:
+        def virtual_ms() -> int:
+            return START + int(trio.current_time() * 1000)
+
+        async with running(u.Config(state_path=path, tolerance=0.2), virtual_ms) as (_, uid):
+            first = rows(path)[0][2]
+            while rows(path)[0][2] < first + 3000:
+                await trio.sleep(0.01)
+                assert unix_ms(uid.snowflake_nowait()) <= rows(path)[0][2]
+
+    testing.run(scenario)
 
 
 # --- trouble with the file --------------------------------------------------------------------------------------------

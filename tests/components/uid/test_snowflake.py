@@ -456,7 +456,9 @@ def test_statistics_tell_what_the_clock_did() -> None:
     clock.ms -= 5000
     with pytest.raises(ClockMovedBack):
         generator.next()
-    assert generator.statistics() == SnowflakeStatistics(high_water=START, limit=START + 9, held=2, waits=1, refused=1)
+    assert generator.statistics() == SnowflakeStatistics(
+        worker_id=3, high_water=START, limit=START + 9, held=2, waits=1, refused=1
+    )
 
 
 # --- any clock, any crash ---------------------------------------------------------------------------------
