@@ -5,11 +5,15 @@ Theory of operation
 A machine's speed drifts with whatever else it does, so nothing here is judged by its own time. A *probe* measures
 one or several *figures* (microseconds or bytes); a *row* is the ratio of two figures. Each round runs every probe
 once, in an order shuffled anew, and a row takes the ratio of the two figures of the same round. Its value is the
-median over all rounds.
+median over all rounds, its spread the range of the middle half of them.
 
 Loops are timed with the thread's CPU clock: everything that is measured keeps its one thread busy from beginning to
 end, and the time that the machine gave to other processes in between is not ours. Single latencies are too short for
-that clock and use the wall clock.
+that clock and use the wall clock; so do other programs. Samples during which the system gave the processor to somebody
+else are not counted.
+
+A probe that cannot run here, because a program is not installed, raises `Missing`. Its rows are printed with the
+reason instead of a value.
 """
 
 from __future__ import annotations
@@ -19,16 +23,21 @@ import json
 import os
 import platform
 import random
+import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
-Figures = dict[str, list[float]]  # {figure: one value for each round}
+_WHOSE = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # only Linux counts for each thread
+
+
+class Missing(Exception):
+    """A probe cannot run here; the text says why, and what would help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +47,23 @@ class Size:
     rounds: int
     operations: int  # of the cheap kinds, such as calls
     crowd: int  # actors that live at the same time
+    asks_each: int  # at least so many for each caller, so that starting the callers does not count
 
     def share(self, divisor: int) -> int:
         """The number of operations for a probe whose operations are dearer."""
         return max(self.operations // divisor, 20)
 
 
-FULL = Size(rounds=7, operations=20_000, crowd=10_000)
-SMOKE = Size(rounds=1, operations=400, crowd=100)
+FULL = Size(rounds=7, operations=20_000, crowd=10_000, asks_each=200)
+SMOKE = Size(rounds=1, operations=400, crowd=100, asks_each=5)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """`run` gives one value for each of `figures`: microseconds per operation, or bytes per actor."""
+    """`run` gives one value for each of `figures`: microseconds per operation, or bytes per actor.
+
+    It may raise `Missing`.
+    """
 
     figures: tuple[str, ...]
     run: Callable[[Size], Sequence[float]]
@@ -68,13 +81,21 @@ class Row:
     text: str
 
 
+@dataclass(slots=True)
+class Figures:
+    """One value for each round, by figure; and why others have none."""
+
+    values: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    missing: dict[str, str] = field(default_factory=dict[str, str])
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What a row came to."""
 
     row: Row
     value: float
-    spread: tuple[float, float]  # the smallest and the largest ratio of a round
+    spread: tuple[float, float]  # the quartiles of the rounds' ratios
     over: float  # medians of the two figures
     under: float
 
@@ -87,10 +108,37 @@ class Result:
             "value": round(self.value, 3),
             "goal": self.row.goal,
             "met": self.met,
-            "spread": [round(end, 3) for end in self.spread],
-            self.row.over: round(self.over, 3),
-            self.row.under: round(self.under, 3),
+            "iqr": [round(end, 3) for end in self.spread],
+            "figures": {self.row.over: round(self.over, 3), self.row.under: round(self.under, 3)},
+            "text": self.row.text,
         }
+
+    def as_line(self) -> str:
+        goal = "" if self.row.goal is None else f"{self.row.goal:g}"
+        met = {None: "", True: "yes", False: "NO"}[self.met]
+        spread = "-".join(f"{end:.2f}" for end in self.spread)
+        return (
+            f"{self.row.name:<26} {self.value:>6.2f} {goal:>5} {met:<3} {spread:<11} "
+            f"{self.over:>9.2f} {self.under:>9.2f}  {self.row.text}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """A row that could not be measured here."""
+
+    row: Row
+    reason: str
+
+    def as_json(self) -> dict[str, object]:
+        return {"value": None, "goal": self.row.goal, "met": None, "missing": self.reason, "text": self.row.text}
+
+    def as_line(self) -> str:
+        goal = "" if self.row.goal is None else f"{self.row.goal:g}"
+        return f"{self.row.name:<26} {'-':>6} {goal:>5} {'':<3} {'not measured':<31}  {self.row.text}"
+
+
+# --- measuring ------------------------------------------------------------------------------------------------
 
 
 class Stopwatch:
@@ -107,51 +155,61 @@ class Stopwatch:
         self.elapsed = (time.thread_time() - self._began) * 1e6
 
 
+def preemptions() -> int:
+    """How often the system has taken the processor away from us so far."""
+    return resource.getrusage(_WHOSE).ru_nivcsw
+
+
 def percentile(samples: Sequence[float], fraction: float) -> float:
     """The sample below which `fraction` of all lie."""
     ordered = sorted(samples)
     return ordered[min(int(len(ordered) * fraction), len(ordered) - 1)]
 
 
-@contextmanager
-def replaced(module: object, name: str, value: object) -> Iterator[None]:
-    """Give a module's constant another value for the length of the block."""
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
-
-
 def measure(probes: Sequence[Probe], size: Size, rng: random.Random) -> Figures:
     """Run all probes for all rounds."""
-    figures: Figures = {name: [] for probe in probes for name in probe.figures}
-    for number in range(size.rounds):
+    figures = Figures()
+    for _ in range(size.rounds):
         for probe in rng.sample(probes, len(probes)):
-            _run(probe, size, figures, first=number == 0)
+            if probe.figures[0] not in figures.missing:
+                _run(probe, size, figures)
     return figures
 
 
-def _run(probe: Probe, size: Size, figures: Figures, *, first: bool) -> None:
-    if probe.once and not first:
-        values: Sequence[float] = [figures[name][0] for name in probe.figures]
+def _run(probe: Probe, size: Size, figures: Figures) -> None:
+    known = figures.values.get(probe.figures[0])
+    if probe.once and known:
+        values: Sequence[float] = [figures.values[name][0] for name in probe.figures]
     else:
         gc.collect()
-        values = probe.run(size)
+        try:
+            values = probe.run(size)
+        except Missing as reason:
+            figures.missing.update(dict.fromkeys(probe.figures, str(reason)))
+            return
     for name, value in zip(probe.figures, values, strict=True):
-        figures[name].append(value)
+        figures.values.setdefault(name, []).append(value)
 
 
-def evaluate(rows: Sequence[Row], figures: Mapping[str, Sequence[float]]) -> list[Result]:
-    """The rows' values."""
-    results: list[Result] = []
-    for row in rows:
-        ratios = [a / b for a, b in zip(figures[row.over], figures[row.under], strict=True)]
-        spread = (min(ratios), max(ratios))
-        over, under = (statistics.median(figures[name]) for name in (row.over, row.under))
-        results.append(Result(row, statistics.median(ratios), spread, over, under))
-    return results
+def evaluate(rows: Sequence[Row], figures: Figures) -> list[Result | Blank]:
+    """What the rows came to."""
+    return [_result(row, figures) for row in rows]
+
+
+def _result(row: Row, figures: Figures) -> Result | Blank:
+    for name in (row.over, row.under):
+        if name in figures.missing:
+            return Blank(row, figures.missing[name])
+    over, under = figures.values[row.over], figures.values[row.under]
+    ratios = [a / b for a, b in zip(over, under, strict=True)]
+    return Result(row, statistics.median(ratios), _quartiles(ratios), statistics.median(over), statistics.median(under))
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) == 1:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
 
 
 def needed(probes: Sequence[Probe], rows: Sequence[Row]) -> list[Probe]:
@@ -163,37 +221,42 @@ def needed(probes: Sequence[Probe], rows: Sequence[Row]) -> list[Probe]:
 # --- output ---------------------------------------------------------------------------------------------------
 
 
-def machine() -> str:
-    """One line about where the figures come from."""
-    load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
-    return f"Python {platform.python_version()}, trio {trio.__version__}, {os.cpu_count()} cores, load {load}"
+def machine() -> dict[str, object]:
+    """Where the figures come from; the load is that of this moment."""
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "trio": trio.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load": [round(value, 2) for value in os.getloadavg()],
+    }
 
 
-def print_json(results: Sequence[Result]) -> None:
-    """``{row: {"value", "goal", "met", "spread", and the two figures}}``."""
-    print(json.dumps({result.row.name: result.as_json() for result in results}, indent=2))
+def _processor() -> str:
+    """What Linux calls it, else what Python does."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
-def print_table(results: Sequence[Result], later: Sequence[str]) -> None:
+def print_json(results: Sequence[Result | Blank], size: Size, facts: Mapping[str, object]) -> None:
+    """``{"machine": {...}, "rounds": N, "rows": {row: {"value", "goal", "met", "iqr", "figures", "text"}}}``."""
+    rows = {result.row.name: result.as_json() for result in results}
+    print(json.dumps({"machine": facts, "rounds": size.rounds, "rows": rows}, indent=2))
+
+
+def print_table(results: Sequence[Result | Blank]) -> None:
     """For people."""
-    print(f"{'row':<24} {'value':>7} {'goal':>6} {'met':<4} {'rounds':<13} {'over':>9} {'under':>9}  what")
+    print(f"{'row':<26} {'value':>6} {'goal':>5} {'met':<3} {'iqr':<11} {'over':>9} {'under':>9}  what")
     for result in results:
-        print(_line(result))
-    print("\nvalue: median ratio; rounds: smallest and largest; over, under: median us (memory: bytes)")
-    print(f"later: {'; '.join(later)}")
+        print(result.as_line())
+    print("\nvalue: median of the rounds' ratios; iqr: their quartiles; over, under: median us (memory: bytes)")
+    for reason in dict.fromkeys(result.reason for result in results if isinstance(result, Blank)):
+        print(f"not measured: {reason}")
 
 
-def _line(result: Result) -> str:
-    row = result.row
-    goal = "" if row.goal is None else f"{row.goal:g}"
-    met = {None: "", True: "yes", False: "NO"}[result.met]
-    spread = "-".join(f"{end:.2f}" for end in result.spread)
-    return (
-        f"{row.name:<24} {result.value:>7.2f} {goal:>6} {met:<4} {spread:<13} "
-        f"{result.over:>9.2f} {result.under:>9.2f}  {row.text}"
-    )
-
-
-def note(text: str) -> None:
+def note(facts: Mapping[str, object]) -> None:
     """A remark that is no result."""
-    print(text, file=sys.stderr)
+    print(", ".join(f"{name} {value}" for name, value in facts.items()), file=sys.stderr)

@@ -6,10 +6,13 @@ None of these has a supervisor, restarts, deadlines, revocation or a graceful st
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import gc
+import tracemalloc
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import outcome
 import trio
 import trio.testing
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
@@ -18,21 +21,20 @@ from ._harness import Stopwatch
 
 BUFFER = 256
 BURST = 256
-ASKS_EACH = 50  # at least, so that starting the callers does not count
+MAILBOX = 1024  # messages, as creche's default
 
 
 async def echo(value: int) -> int:
     return value
 
 
-async def trio_crowd(tasks: int, operations: int, ask_in_turn: Callable[[int], Awaitable[None]]) -> float:
+async def trio_crowd(callers: int, each: int, ask_in_turn: Callable[[int], Awaitable[None]]) -> float:
     """Let so many tasks ask so many times each; microseconds per ask."""
-    each = max(operations // tasks, ASKS_EACH)
     with Stopwatch() as watch:
         async with trio.open_nursery() as nursery:
-            for _ in range(tasks):
+            for _ in range(callers):
                 nursery.start_soon(ask_in_turn, each)
-    return watch.elapsed / (each * tasks)
+    return watch.elapsed / (each * callers)
 
 
 # --- the raw rendezvous ---------------------------------------------------------------------------------------
@@ -49,12 +51,15 @@ class Floor:
         self._server = None
         return Abort.SUCCEEDED
 
+    def answer(self, caller: Task) -> None:
+        reschedule(caller)
+
     async def serve(self) -> None:
         task = current_task()
         while True:
             waiting, self._waiting = self._waiting, []
             for caller in waiting:
-                reschedule(caller)
+                self.answer(caller)
             self._server = task
             await wait_task_rescheduled(self._abort)
 
@@ -66,14 +71,43 @@ class Floor:
         await wait_task_rescheduled(self._abort)
 
 
-async def floor_ask(tasks: int, operations: int) -> float:
-    floor = Floor()
+class Nothing(outcome.Outcome[None]):
+    """An outcome that may be unwrapped again and again."""
+
+    __slots__ = ()
+
+    def unwrap(self) -> None:
+        return None
+
+    def send(self, gen: Generator[Any, None, object]) -> Any:
+        return gen.send(None)
+
+    async def asend(self, agen: AsyncGenerator[Any, None]) -> Any:
+        return await agen.asend(None)
+
+
+NOTHING = Nothing()
+
+
+class LeanFloor(Floor):
+    """The same with one outcome for all answers.
+
+    `reschedule` makes a new `outcome.Value` when it is given none, which is a fifth of the whole. An actor that brings
+    an outcome of its own, as creche's do, is compared with too high a floor otherwise.
+    """
+
+    def answer(self, caller: Task) -> None:
+        reschedule(caller, NOTHING)
+
+
+async def floor_ask(kind: type[Floor], callers: int, each: int) -> float:
+    floor = kind()
 
     async def ask_in_turn(asks: int) -> None:
         for number in range(asks):
             await floor.ask(number)
 
-    return await _beside(floor.serve, partial(trio_crowd, tasks, operations, ask_in_turn))
+    return await _beside(floor.serve, partial(trio_crowd, callers, each, ask_in_turn))
 
 
 async def _beside(serve: Callable[[], Awaitable[None]], measure: Callable[[], Awaitable[float]]) -> float:
@@ -110,14 +144,14 @@ class ChannelActor:
         return slot[0]
 
 
-async def channel_ask(tasks: int, operations: int) -> float:
+async def channel_ask(callers: int, each: int) -> float:
     actor = ChannelActor()
 
     async def ask_in_turn(asks: int) -> None:
         for number in range(asks):
             await actor.ask(number)
 
-    return await _beside(actor.serve, partial(trio_crowd, tasks, operations, ask_in_turn))
+    return await _beside(actor.serve, partial(trio_crowd, callers, each, ask_in_turn))
 
 
 async def channel_stream(operations: int) -> float:
@@ -137,6 +171,32 @@ async def channel_stream(operations: int) -> float:
     return watch.elapsed / operations
 
 
+async def channel_drain(operations: int) -> float:
+    """The same with all that is known to make it quick: neither side awaits while there is room, or something there."""
+    send, receive = trio.open_memory_channel[int](BUFFER)
+
+    async def consume() -> None:
+        async for value in receive:
+            await echo(value)
+            while True:
+                try:
+                    waiting = receive.receive_nowait()
+                except (trio.WouldBlock, trio.EndOfChannel):
+                    break
+                await echo(waiting)
+
+    with Stopwatch() as watch:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consume)
+            async with send:
+                for number in range(operations):
+                    try:
+                        send.send_nowait(number)
+                    except trio.WouldBlock:
+                        await send.send(number)
+    return watch.elapsed / operations
+
+
 async def bare_spawn(count: int) -> tuple[float, float]:
     """Start so many parked tasks, then cancel them all; microseconds per task of each."""
     with Stopwatch() as stopping:
@@ -149,16 +209,77 @@ async def bare_spawn(count: int) -> tuple[float, float]:
     return starting.elapsed / count, (stopping.elapsed - starting.elapsed) / count
 
 
+async def bare_start(count: int) -> list[float]:
+    """`nursery.start` of so many tasks, one after the other; microseconds for each."""
+
+    async def park(task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        with Stopwatch() as watch:
+            for _ in range(count):
+                await nursery.start(park)
+        nursery.cancel_scope.cancel()
+    return [watch.elapsed / count]
+
+
+# --- memory ---------------------------------------------------------------------------------------------------
+
+
+class Scale:
+    """Bytes that Python has allocated since it was made."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self._before = tracemalloc.get_traced_memory()[0]
+
+    def each(self, count: int) -> float:
+        gc.collect()
+        return (tracemalloc.get_traced_memory()[0] - self._before) / count
+
+
+async def bare_memory(count: int) -> list[float]:
+    """Bytes of each parked task."""
+    scale = Scale()
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(trio.sleep_forever)
+        await trio.testing.wait_all_tasks_blocked()
+        each = scale.each(count)
+        nursery.cancel_scope.cancel()
+    return [each]
+
+
+async def channel_memory(count: int) -> list[float]:
+    """Bytes of each actor with a memory channel that was asked once."""
+    scale = Scale()
+    async with trio.open_nursery() as nursery:
+        actors = [ChannelActor() for _ in range(count)]
+        for actor in actors:
+            nursery.start_soon(actor.serve)
+        for actor in actors:
+            await actor.ask(1)
+        each = scale.each(count)
+        nursery.cancel_scope.cancel()
+    return [each]
+
+
 # --- asyncio --------------------------------------------------------------------------------------------------
 
 _Asked = tuple[str, tuple[int, ...], dict[str, int], "asyncio.Future[int] | None"]
 
 
 class AioActor:
-    """The usual actor on asyncio: a Queue, dispatch by name, a Future for the reply or the error."""
+    """The usual actor on asyncio: a Queue, dispatch by name, a Future for the reply or the error.
+
+    As lean as one can write it: the queue has no bound, so that nothing has to be awaited to send.
+    """
+
+    capacity = 0
 
     def __init__(self) -> None:
-        self.queue: asyncio.Queue[_Asked] = asyncio.Queue()
+        self.queue: asyncio.Queue[_Asked] = asyncio.Queue(self.capacity)
         self.loop = asyncio.get_running_loop()
 
     async def echo(self, value: int) -> int:
@@ -185,9 +306,22 @@ class AioActor:
         self.queue.put_nowait((name, args, kwargs, None))
 
 
-async def aio_ask(tasks: int, operations: int) -> float:
-    actor = AioActor()
-    each = max(operations // tasks, ASKS_EACH)
+class BoundedAioActor(AioActor):
+    """The same with the bound that creche's mailboxes have, and callers that wait for room.
+
+    With `asyncio.get_running_loop()` in each call it takes as long as the actor that the goals were set against.
+    """
+
+    capacity = MAILBOX
+
+    async def call(self, name: str, *args: int, **kwargs: int) -> int:
+        reply: asyncio.Future[int] = self.loop.create_future()
+        await self.queue.put((name, args, kwargs, reply))
+        return await reply
+
+
+async def aio_ask(kind: type[AioActor], callers: int, each: int) -> float:
+    actor = kind()
 
     async def caller() -> None:
         for number in range(each):
@@ -196,14 +330,14 @@ async def aio_ask(tasks: int, operations: int) -> float:
     server = asyncio.create_task(actor.serve())
     await asyncio.sleep(0)
     with Stopwatch() as watch:
-        await asyncio.gather(*(caller() for _ in range(tasks)))
+        await asyncio.gather(*(caller() for _ in range(callers)))
     await _aio_end(server)
-    return watch.elapsed / (each * tasks)
+    return watch.elapsed / (each * callers)
 
 
-async def aio_cast(operations: int) -> float:
+async def aio_cast(kind: type[AioActor], operations: int) -> float:
     """Bursts of messages, each ended by an ask; microseconds per message."""
-    actor = AioActor()
+    actor = kind()
     server = asyncio.create_task(actor.serve())
     await asyncio.sleep(0)
     bursts = max(operations // BURST, 1)

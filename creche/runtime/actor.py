@@ -202,6 +202,8 @@ def _message_spec(owner: type, name: str, member: object, inherited: MessageSpec
     if name == "context" and callable(member):
         raise SpecInvalid(where, member, "`context` is the actor's way to its runtime: choose another name")
     if name.startswith("_") or name in RESERVED:
+        if hasattr(member, _OPTIONS) and callable(member):
+            raise SpecInvalid(where, member, "declared a message, but its name is private or has another meaning")
         return None
     if inspect.isasyncgenfunction(member):
         raise SpecInvalid(where, member, "a message answers once; hand out a memory channel for a stream")

@@ -27,7 +27,7 @@ Nothing here awaits between testing a state and changing it; all of it runs in o
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import outcome
@@ -108,7 +108,12 @@ class Request(outcome.Outcome[Any]):
 
     def reply(self, value: object) -> None:
         """The handler has returned. That is no answer if the reply is deferred."""
-        self._settle(value, None)
+        if self.state != RUNNING or self._rare is not None:
+            self._settle(value, None)
+            return
+        self._value = value  # what `_settle` does in this case, which is nearly every one
+        self.state = SETTLED
+        reschedule(self.task, self)
 
     def reply_late(self, value: object) -> None:
         """The answer of a deferred reply."""
@@ -351,10 +356,10 @@ class Together:
         self._left = 0
         self._leaves: Callable[[], NoReturn] | None = None  # makes the caller's `Cancelled` when it is leaving
 
-    def add(self, part: PartOfMany) -> None:
-        """One more call to wait for."""
-        self.parts.append(part)
-        self._left += 1
+    def make(self, spec: MessageSpec, calls: Sequence[tuple[Any, ...]], baggage: Baggage) -> None:
+        """The calls to wait for."""
+        self.parts = [PartOfMany(spec, args, baggage, self) for args in calls]
+        self._left = len(self.parts)
 
     def settled(self) -> bool:
         """Whether there is nothing to wait for."""
@@ -376,7 +381,7 @@ class Together:
 
     def outcomes(self) -> list[outcome.Outcome[Any]]:
         """What became of each, in the order of the calls."""
-        return [part.outcome() for part in self.parts]
+        return [part.told() for part in self.parts]
 
 
 class PartOfMany(Request):
@@ -385,9 +390,22 @@ class PartOfMany(Request):
     __slots__ = ("_together",)
 
     def __init__(self, spec: MessageSpec, args: tuple[Any, ...], baggage: Baggage, together: Together) -> None:
-        super().__init__(together.cell, spec, args, together.no_keywords, baggage, together.task)
+        self.cell = together.cell  # as in `Request`; to call it would cost a tenth of the message
+        self.spec = spec
+        self.args = args
+        self.kwargs = together.no_keywords
+        self.baggage = baggage
+        self.task = together.task
+        self.state = QUEUED
+        self.deadline = NEVER
+        self._rare = None
+        self._value = None
+        self._error = None
         self._together = together
-        together.add(self)
+
+    def reply(self, value: object) -> None:
+        """See `Request`."""
+        self._settle(value, None)
 
     def _settle(self, value: object, error: BaseException | None) -> None:  # as in `Request`, but for the waking
         if self.state >= DEFERRED:
@@ -407,6 +425,6 @@ class PartOfMany(Request):
         self._error = error
         self._together.one_settled()
 
-    def outcome(self) -> outcome.Outcome[Any]:
+    def told(self) -> outcome.Outcome[Any]:
         """The outcome, without all that the request holds."""
         return outcome.Value(self._value) if self._error is None else outcome.Error(self._error)

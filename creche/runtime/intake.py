@@ -21,7 +21,7 @@ from . import events
 from .actor import Actor, MessageSpec
 from .context import BAGGAGE, PLACE, Place
 from .deadlines import Timer
-from .envelope import NEVER, RUNNING, SETTLED, Cast, PartOfMany, Request, Together, Waiting, WaitingCast
+from .envelope import NEVER, RUNNING, SETTLED, Cast, Request, Together, Waiting, WaitingCast
 from .errors import CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
 from .life import Life
 from .mailbox import LatestMailbox, Mailbox
@@ -97,10 +97,13 @@ class Intake(Life):
         place = PLACE.get()
         if place is not None:
             return await self._call_from(place, request, deadline)
-        try:
-            self._submit(request, deadline)
-        except NotDelivered as refusal:
-            raise await _after_a_checkpoint(refusal) from None
+        if deadline != NEVER or not self._mailbox.put(request):
+            try:
+                self._submit(request, deadline)
+            except NotDelivered as refusal:
+                raise await _after_a_checkpoint(refusal) from None
+        elif self._hungry:
+            self.wake()
         return await wait_task_rescheduled(request.abort)
 
     async def _call_from(self, place: Place, request: Request, deadline: float) -> Any:
@@ -122,10 +125,11 @@ class Intake(Life):
         self, spec: MessageSpec, calls: Iterable[tuple[Any, ...]], deadline: float = NEVER
     ) -> list[Outcome[Any]]:
         """Send many messages and await all of their outcomes, with one sleep. See `Handle.call_many`."""
-        together = Together(self, current_task())
-        for args in calls:
+        arguments = list(calls)
+        for args in arguments:
             _require_tuple(args)
-            PartOfMany(spec, args, BAGGAGE.get(), together)
+        together = Together(self, current_task())
+        together.make(spec, arguments, BAGGAGE.get())
         place = PLACE.get()
         waiter = None if place is None else place.serial
         if place is not None:

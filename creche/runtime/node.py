@@ -286,7 +286,7 @@ def fresh_copy(error: Exception) -> Exception:
     """An error of the same type and content for one more caller: shared, it would grow a traceback for each of them."""
     twin = _twin(error)
     twin.__cause__ = error.__cause__ if error.__traceback__ is None else error
-    return twin if isinstance(twin, Exception) else error
+    return twin if isinstance(twin, type(error)) else error  # of a type that cannot be copied
 
 
 def own_copy(error: Exception) -> Exception:
@@ -302,7 +302,7 @@ def own_copy(error: Exception) -> Exception:
     twin = _twin(error)
     twin.__cause__ = error.__cause__
     twin.__traceback__, error.__traceback__ = error.__traceback__, None
-    return twin if isinstance(twin, Exception) else error
+    return twin if isinstance(twin, type(error)) else error  # of a type that cannot be copied
 
 
 def _twin(error: BaseException, depth: int = _CAUSES) -> BaseException:

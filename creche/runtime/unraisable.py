@@ -6,6 +6,8 @@ import logging
 import sys
 from typing import cast
 
+_log = logging.getLogger("creche")
+
 
 def report_unraisable(error: BaseException, message: str, culprit: object) -> None:
     """Hand `error` to `sys.unraisablehook`, which by default prints `message`, the `culprit` and the traceback."""
@@ -14,7 +16,7 @@ def report_unraisable(error: BaseException, message: str, culprit: object) -> No
 
 def log_unseen_crash(path: str, incarnation: int, failure: BaseException) -> None:
     """Log a crash to the standard library's logger ``creche``, which by default prints it."""
-    logging.getLogger("creche").error("%s#%d has crashed: %r", path, incarnation, failure, exc_info=failure)
+    _log.error("%s#%d has crashed: %r", path, incarnation, failure, exc_info=failure)
 
 
 class _Unraisable:

@@ -128,3 +128,14 @@ def test_plain_actors_are_known() -> None:
 
     assert Plain.__plain__
     assert Holding.__plain__
+
+
+@pytest.mark.parametrize("name", ["_private", "apply", "config", "handover"])
+def test_a_declared_message_has_a_name_that_can_be_sent(name: str) -> None:
+    """`@message` on a private or reserved name would be ignored: it is refused when the class is created."""
+
+    @creche.message()
+    async def handler(self: creche.Actor) -> None: ...
+
+    with pytest.raises(creche.SpecInvalid, match="declared a message"):
+        type("Wrong", (creche.Actor,), {name: handler})
