@@ -99,7 +99,7 @@ def time_left(store: Store, key: str) -> float | None:
     if record is None:
         return None
     until = record.fresh_until
-    return NEVER if until == NEVER else until - store.clock()
+    return NEVER if until == NEVER else max(until - store.clock(), 0.0)
 
 
 def all_keys(store: Store) -> list[str]:

@@ -115,6 +115,21 @@ def test_moving_an_end_again_and_again_does_not_pile_up() -> None:
     assert not store.records
 
 
+@pytest.mark.parametrize("ttl", range(1, 10))
+def test_the_time_left_is_never_negative(ttl: int) -> None:
+    """Not even if a key ends while it is being looked at."""
+
+    class Ticking(FakeClock):
+        def __call__(self) -> float:
+            self.now += 1
+            return self.now
+
+    store = new_store(Ticking())
+    strings.write(store, "k", b"v", ttl)
+    while (left := strings.time_left(store, "k")) is not None:
+        assert left >= 0
+
+
 def test_an_end_that_was_put_off_is_not_forgotten() -> None:
     """The heap calls at the old time, and then again at the new one."""
     clock = FakeClock()
