@@ -58,12 +58,11 @@ class Companion:
             await self._over.wait()
             self._scope = self._nursery = self._over = None  # who spawns once more, in a cleanup, is joined as well
 
-    def end(self, cause: BaseException | None) -> None:
-        """The incarnation has ended: answer for what is in flight, stop the timers."""
-        if self.flights is not None:
-            self.flights.lose(cause)
+    def end(self, cause: BaseException | None) -> bool:
+        """The incarnation has ended: answer for what is in flight, stop the timers. True: some caller has been told."""
         if self.agenda is not None:
             self.agenda.end()
+        return self.flights is not None and self.flights.lose(cause)
 
     async def _run(self, scope: trio.CancelScope) -> None:
         PLACE.set(Background(self._cell))

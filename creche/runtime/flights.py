@@ -369,9 +369,11 @@ class Flights:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def lose(self, cause: BaseException | None) -> None:
-        """The incarnation has ended: answer for all that is left."""
+    def lose(self, cause: BaseException | None) -> bool:
+        """The incarnation has ended: answer for all that is left. True: some caller has been told."""
         self.batch = None
+        requests = [one.request for one in (*self.deferred, *self.running) if one.request is not None]
+        told = any(request.live() for request in requests)
         for flight in list(self.deferred):
             flight.give_up(cause, "outcome unknown: the actor died before it had answered")
         for activity in self.running:
@@ -382,3 +384,4 @@ class Flights:
                 request.fail(OutcomeUnknown(self.cell.path), cause)
         self.running.clear()
         self._busy.clear()
+        return told

@@ -289,14 +289,14 @@ class Handling(Intake):
         """
         told = self._fail_current(failure)
         self._current = None
-        if not told and failure is not None and not self.runtime.events.on:
-            self._tell_unseen(failure)
         spec, self._cast_in_hand = self._cast_in_hand, None
         if spec is not None:
             self.dead_letter(spec.name, "crash")
         companion, self._companion = self._companion, None
         if companion is not None:
-            companion.end(failure)
+            told = companion.end(failure) or told
+        if not told and failure is not None and not self.runtime.events.on:
+            self._tell_unseen(failure)
 
     def answer_for_hand(self, failure: BaseException | None) -> None:
         """The incarnation is dying and does not come to its end: who is in its hand is told now."""

@@ -310,9 +310,9 @@ def _twin(error: BaseException, depth: int = _CAUSES) -> BaseException:
         group = cast("BaseExceptionGroup[BaseException]", error)
         inner = [without_frames(one, depth) or CrecheError(one_line(one)) for one in group.exceptions]
         return group.derive(inner)
-    for make in (error.__class__.__new__, lambda kind, *args: kind(*args)):
+    for make in (_unmade, _remade):
         try:
-            twin: BaseException = make(type(error), *error.args)
+            twin = make(error)
             twin.args = error.args
             twin.__dict__.update(error.__dict__)
             if str(twin) == str(error):
@@ -320,6 +320,16 @@ def _twin(error: BaseException, depth: int = _CAUSES) -> BaseException:
         except Exception:  # a type that cannot be made in this way
             continue
     return CrecheError(one_line(error))
+
+
+def _unmade(error: BaseException) -> BaseException:
+    """One of the same type, without running its `__init__`."""
+    return error.__class__.__new__(error.__class__, *error.args)
+
+
+def _remade(error: BaseException) -> BaseException:
+    """One of the same type, for those that keep what they tell outside of Python's reach."""
+    return error.__class__(*error.args)
 
 
 def full_text(error: Exception) -> str:

@@ -85,8 +85,8 @@ def _along(edge: Edge, goal: Waiter, known: Known) -> Chain:
     """
     way: list[str] = []
     met: set[Waiter] = set()
-    step: Edge | None = edge
-    while step is not None:
+    step = edge
+    while True:
         if isinstance(step, Together | Start):
             return _joined(way, _several(step, goal, known))
         handler = _handler_in_the_way(step)
@@ -102,7 +102,6 @@ def _along(edge: Edge, goal: Waiter, known: Known) -> Chain:
         if len(edges) != 1:
             return _joined(way, _first(_along(one, goal, known) for one in edges))
         step = edges[0]
-    return None
 
 
 def _handler_in_the_way(edge: Request | WaitingCast) -> Waiter | None:

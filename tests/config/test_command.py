@@ -73,6 +73,8 @@ def test_a_valid_configuration_is_printed_with_its_origins(folder: Path) -> None
         'db.backend = "sqlite"  # default',
         'db.path = "orders.db"  # config.toml:2',
         'db.synchronous = "FULL"  # default',
+        "db.create = true  # default",
+        "db.pool_size = 4  # default",
         "db.busy_timeout = 5.0  # default",
         "db.transaction_timeout = 30.0  # default",
         "db.slow_after = 0.25  # CRECHE_DB__SLOW_AFTER",

@@ -18,7 +18,7 @@ from tests.pages import ROOT
 
 _BLOCK = re.compile(r"^```(python|ini|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What differs from run to run: times of day, how long a run of pytest took, in which folder it was.
-_VARIABLE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z| in \d+\.\d+s")
+_VARIABLE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z| in \d+\.\d+s|\b[0-9a-f]{32}\b")
 
 
 @dataclass(frozen=True)

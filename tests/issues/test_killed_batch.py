@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -20,7 +20,9 @@ class Plain(creche.Actor):
 
 
 class Held(Plain):
-    lifespan = asynccontextmanager(creche.Actor.lifespan.__wrapped__)  # type: ignore[attr-defined]
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        yield
 
 
 @pytest.mark.parametrize("cls", [Plain, Held])

@@ -185,8 +185,9 @@ MUTANTS = (
         "messages in flight are not answered for after a crash",
         HANDLING,
         """
--        if companion is not None:
--            companion.end(failure)
+         if companion is not None:
+-            told = companion.end(failure) or told
++            told = True
 """,
     ),
     Mutant(

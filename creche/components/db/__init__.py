@@ -21,38 +21,89 @@ from ...runtime.config import validated
 from ...runtime.errors import SpecInvalid
 from ...runtime.spec import ActorSpec, child
 from .actor import DbActor
+from .backup import Backup, check_backup, restore
 from .config import Config, default_config
-from .errors import Busy, Conflict, MultipleRows, RowNotFound, StatementInvalid, TransactionLost, TransactionNested
+from .errors import (
+    BackupDamaged,
+    Busy,
+    CheckViolation,
+    Conflict,
+    ForeignKeyViolation,
+    MigrationFailed,
+    MigrationInvalid,
+    MigrationsDiffer,
+    MultipleRows,
+    NotNullViolation,
+    RowNotFound,
+    ShardKeyMissing,
+    StatementInvalid,
+    TransactionLost,
+    TransactionNested,
+    UniqueViolation,
+)
 from .events import OutboxStalled, SlowStatement
-from .handle import Db, Transaction
+from .handle import Db, Reader, Shard, Shards, Statistics, Transaction
+from .migrations import Migration, MigrationSource, load
 from .outbox import MessageLog, OutboxRelay
+from .session import Session
+from .sharding import Sharding, ShardRouter, shard_index
+from .sync import SyncTransaction
 from .work import Result
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
 __all__ = [
+    "Backup",
+    "BackupDamaged",
     "Busy",
+    "CheckViolation",
     "Config",
     "Conflict",
     "Db",
+    "ForeignKeyViolation",
+    "Migration",
+    "MigrationFailed",
+    "MigrationInvalid",
+    "MigrationsDiffer",
     "MultipleRows",
+    "NotNullViolation",
     "OutboxRelay",
     "OutboxStalled",
+    "Reader",
     "Result",
     "RowNotFound",
+    "Session",
+    "Shard",
+    "ShardKeyMissing",
+    "ShardRouter",
+    "Sharding",
+    "Shards",
     "SlowStatement",
     "StatementInvalid",
+    "Statistics",
+    "SyncTransaction",
     "Transaction",
     "TransactionLost",
     "TransactionNested",
+    "UniqueViolation",
+    "check_backup",
     "component",
     "default_config",
     "relay",
+    "restore",
+    "shard_index",
 ]
 
 
-def component(config: Config | None = None, *, name: str = "db", metadata: MetaData | None = None) -> ComponentSpec[Db]:
+def component(
+    config: Config | None = None,
+    *,
+    name: str = "db",
+    metadata: MetaData | None = None,
+    migrations: MigrationSource | None = None,
+    sharding: ShardRouter | None = None,
+) -> ComponentSpec[Db]:
     """A database.
 
     Parameters
@@ -62,16 +113,29 @@ def component(config: Config | None = None, *, name: str = "db", metadata: MetaD
     name
         Of the actor in the tree.
     metadata
-        Tables to create at the start if they are missing. Existing ones are left as they are.
+        Tables to create at the start if they are missing, after the migrations. Existing ones are left as they are. Of
+        sharded tables all parts are created.
+    migrations
+        A folder with files such as ``0001_create_users.sql``, or a sequence of `Migration`: applied at the start, in
+        the order of their numbers, each once. A start with other ones than were applied is refused.
+    sharding
+        Which tables are sharded, and how.
 
     Raises
     ------
     ConfigInvalid
         A value is wrong. A file that cannot be opened is found out at the start, which then fails.
+    MigrationInvalid
+        The migrations themselves are wrong.
     """
+    steps = None if migrations is None else load(migrations)
     if config is None:
-        return by_config(Config, lambda chosen: component(chosen, name=name, metadata=metadata))
-    return ComponentSpec(name, child(DbActor, validated(config), metadata), Db)
+        return by_config(
+            Config,
+            lambda chosen: component(chosen, name=name, metadata=metadata, migrations=steps, sharding=sharding),
+        )
+    actor = child(DbActor, validated(config), metadata, steps, sharding)
+    return ComponentSpec(name, actor, lambda handle_name: Db(handle_name, sharding))
 
 
 def relay(db: Db, mq: MessageLog, *, poll: float = 0.5, batch: int = 256) -> ActorSpec[OutboxRelay]:

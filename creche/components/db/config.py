@@ -26,6 +26,11 @@ class Config(BaseConfig, frozen=True, kw_only=True):
         What a commit means. ``FULL``: it is on disk, as far as the disk does what it says. ``NORMAL``: it survives
         the death of the process, by ``kill -9`` too; a power loss or a crash of the operating system may take the
         last ones, but never damages the file.
+    create
+        Whether a missing file is made. Off: the start fails, where a mistyped path would begin an empty database.
+    pool_size
+        Connections that only read, each with a thread of its own while it reads: `Db.reader`. 0: the one that writes
+        does that, too.
     busy_timeout
         How long a statement waits while another process has the file locked; then `Busy`.
     transaction_timeout
@@ -38,6 +43,8 @@ class Config(BaseConfig, frozen=True, kw_only=True):
     backend: Literal["sqlite"] = "sqlite"
     path: str = "db.sqlite3"
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
+    create: bool = True
+    pool_size: Annotated[int, Meta(ge=0, le=64)] = 2
     busy_timeout: Annotated[Seconds, Meta(ge=0)] = 5.0
     transaction_timeout: PositiveSeconds = 30.0
     slow_after: PositiveSeconds = 0.1
@@ -58,5 +65,5 @@ class Config(BaseConfig, frozen=True, kw_only=True):
 def default_config(env: Environment) -> Config:
     """The defaults of an environment: in production commits are on disk when they are reported."""
     if env == "production":
-        return Config(synchronous="FULL", slow_after=0.5)
+        return Config(synchronous="FULL", pool_size=4, slow_after=0.5)
     return Config()

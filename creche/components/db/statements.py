@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 
-from .errors import MultipleRows, RowNotFound
+from .sync import only
 from .work import Parameters, Result, Statement
 
 if TYPE_CHECKING:
@@ -78,11 +78,7 @@ class Statements(ABC):
     async def one(self, statement: Executable, parameters: Parameters | None = None) -> Any:
         """The only row. Raises `RowNotFound` if there is none, `MultipleRows` if there are more."""
         rows = await self._rows(statement, parameters, 2)
-        if not rows:
-            raise RowNotFound
-        if len(rows) > 1:
-            raise MultipleRows
-        return rows[0]
+        return only(rows)
 
     @overload
     async def all(self, statement: TypedReturnsRows[*Ts], parameters: Parameters | None = None) -> list[Row[*Ts]]: ...

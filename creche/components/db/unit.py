@@ -1,80 +1,39 @@
-"""Under the handle: the way to the actor, and the unit of work behind each transaction.
+"""Under the handle: the unit of work behind each transaction.
 
 Theory of operation
 -------------------
-A statement is a message to the db actor, sent on a turn (see `lease`). Outside of transactions the turn lasts for that
-one message. A transaction takes its turn with its first statement, which carries BEGIN along; it keeps the turn until
-COMMIT or its end, so it costs one visit to the worker thread per statement and one for COMMIT. Messages published in
-between travel with whichever visit is next.
+A transaction queues up (see `line`) with its first statement, which carries BEGIN along. Its turn lasts until COMMIT or
+its end, so it costs one visit to the worker thread per statement and one for COMMIT. Messages published in between
+travel with whichever visit is next. One that has executed nothing costs no visit; one that has only published, one.
 
 How a transaction ends, by who ends it:
 
 * The body ends: COMMIT is sent under a shield, so that its outcome is known. A caller that is cancelled before that is
   rolled back; one that is cancelled while COMMIT is under way has its commit, and meets its Cancelled at its next
   checkpoint.
-* The body raises, or is cancelled: the rollback is cast, which needs no await, and the turn is given back. Whoever is
-  next in line sends after that, so it is served after that.
+* The body raises, or is cancelled: the turn is given back, which needs no await, and the worker rolls back before it
+  serves anybody else.
 * The turn is taken away (crash, timeout): the body is cancelled by the transaction's own scope, and `TransactionLost`
   is raised in its place.
-* A statement is cancelled (by a timeout around it, in the body): it may or may not have reached the database, so the
-  transaction is lost; its next statement says so.
+* A statement is cancelled (by a timeout around it, in the body): the transaction is lost with it; its next statement
+  says so.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast, final
+from collections.abc import Callable
+from typing import Any, final
 
 import trio
 
-from ...runtime.errors import ActorStopped, DeadlineExceeded, NotDelivered, OutcomeUnknown
-from .actor import DbActor
+from ...runtime.errors import DeadlineExceeded, OutcomeUnknown
+from .access import Access
 from .errors import LostReason, TransactionLost
-from .lease import DbLease, StaleTurn, Turn
-from .work import OutboxRow, Result, Statement, Work
+from .line import Job, Turn
+from .sync import SyncTransaction
+from .work import OutboxRow, Statement, Work
 
-if TYPE_CHECKING:
-    from ...runtime.cell import Cell
-    from ...runtime.handle import Handle
-
-
-@final
-class Access:
-    """The way to the db actor, across its restarts: its cell, for the lease, and a handle, for messages."""
-
-    def __init__(self, cell: Cell, actor: Handle[DbActor]) -> None:
-        self._cell = cell
-        self.actor = actor
-
-    @property
-    def path(self) -> str:
-        """Of the actor, for errors."""
-        return self._cell.path
-
-    async def lease(self) -> DbLease:
-        """That of the incarnation that lives, without a checkpoint, or of the next one.
-
-        Raises `NotDelivered` if the actor is down for too long.
-        """
-        while self._cell.granted is None:
-            await self.actor.call(DbActor.ready)
-        return cast("DbLease", self._cell.granted)
-
-    async def take_turn(self) -> Turn:
-        """Wait for the connection."""
-        return await (await self.lease()).take_turn()
-
-    async def run(self, statements: tuple[Statement, ...]) -> list[Result]:
-        """Execute one statement on its own, or several as a transaction in one visit to the thread."""
-        several = len(statements) != 1
-        while True:
-            turn = await self.take_turn()
-            try:
-                work = Work(turn.lease.epoch, turn.number, statements, begin=several, commit=several)
-                return await self.actor.call(DbActor.run, work)
-            except StaleTurn:
-                pass  # the incarnation ended before it took the message: queue up at its successor's
-            finally:
-                turn.end()
+Function = Callable[[SyncTransaction], Any]
 
 
 @final
@@ -88,11 +47,13 @@ class UnitOfWork:
         self.access = access
         self.scope = trio.CancelScope()  # around the body: cancelled when the turn is taken away
         self.committed = False
+        self.before_commit: Function | None = None  # done in the same visit as COMMIT
+        self.pending: Callable[[], bool] = lambda: False  # whether that is needed though nothing was executed
+        self.at_end: Callable[[], None] = lambda: None  # while the connection is still this transaction's
         self._turn: Turn | None = None  # None: nothing has been executed yet
         self._lost: LostReason | None = None
         self._busy = False
         self._over = False
-        self._publishes = False
         self._unsent: list[OutboxRow] = []
 
     @property
@@ -104,26 +65,24 @@ class UnitOfWork:
         """Store a message along with what comes next."""
         self._check()
         self._unsent.append(row)
-        self._publishes = True
 
-    async def execute(self, statements: tuple[Statement, ...]) -> list[Result]:
-        """Execute statements in one visit to the thread; the first ones begin the transaction."""
+    async def execute(self, statements: tuple[Statement, ...] = (), function: Function | None = None) -> Any:
+        """Do something in one visit to the thread; the first visit begins the transaction."""
         self._check()
-        return await self._send(statements, commit=False)
+        return await self._send(statements, function, commit=False)
 
     async def commit(self) -> None:
         """Send COMMIT and await its outcome, shielded. Does nothing if nothing was executed or published."""
         self._check()
         await trio.lowlevel.checkpoint_if_cancelled()  # the last moment to turn back
-        if self._turn is not None or self._unsent:
-            await self._send((), commit=True)
+        if self._turn is not None or self._unsent or self.pending():
+            await self._send((), self.before_commit, commit=True)
         self.committed = True
-        if self._publishes and self._turn is not None:
-            self._turn.lease.announce()
 
     def end(self) -> None:
         """The block is left. Synchronous, so that no cancel can come between."""
         self._over = True
+        self.at_end()
         if self._turn is not None:
             self._turn.end(roll_back=not self.committed)
 
@@ -133,56 +92,52 @@ class UnitOfWork:
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
-    async def _send(self, statements: tuple[Statement, ...], *, commit: bool) -> list[Result]:
+    async def _send(self, statements: tuple[Statement, ...], function: Function | None, *, commit: bool) -> Any:
+        begin = self._turn is None
+        work = Work(statements, function, tuple(self._unsent), begin=begin, inside=not begin, commit=commit)
         self._busy = True
         try:
-            if self._turn is None:
-                return await self._begin(statements, commit)
-            return await self._call(self._turn, statements, commit, begin=False)
-        except StaleTurn as stale:
-            self._lost = "crash"
-            raise self.loss() from stale
-        finally:
-            self._busy = False
-
-    async def _begin(self, statements: tuple[Statement, ...], commit: bool) -> list[Result]:
-        """Take a turn and begin. If the incarnation ends before it takes the message: again, at its successor."""
-        while True:
-            self._turn = turn = await self.access.take_turn()
-            turn.limit(self._lose)
-            try:
-                return await self._call(turn, statements, commit, begin=True)
-            except StaleTurn:
-                self._turn = None
-                turn.end()
-            finally:
-                turn.begin()
-
-    async def _call(self, turn: Turn, statements: tuple[Statement, ...], commit: bool, *, begin: bool) -> list[Result]:
-        lease = turn.lease
-        work = Work(lease.epoch, turn.number, statements, tuple(self._unsent), begin, not begin, commit)
-        try:
-            if commit and not begin:
-                results = await self._call_commit(work)
-            else:
-                results = await self.access.actor.call(DbActor.run, work)
+            value = await (self._begin(work) if begin else self._step(work))
         except (trio.Cancelled, DeadlineExceeded):
             self._lost = self._lost or "cancelled"
             raise
-        except (OutcomeUnknown, NotDelivered, ActorStopped) as error:
-            if commit if isinstance(error, OutcomeUnknown) else begin:
-                raise  # it may have been committed; or nothing was begun
+        except TransactionLost as lost:
+            self._lost = self._lost or lost.reason
+            raise self.loss() from lost
+        except OutcomeUnknown as error:
+            if commit:
+                raise
             self._lost = self._lost or "crash"
             raise self.loss() from error
+        finally:
+            self._busy = False
         self._unsent.clear()
-        return results
+        return value
 
-    async def _call_commit(self, work: Work) -> list[Result]:
-        """A turn that is taken away meanwhile changes nothing: the next one's messages come after this one."""
-        results: list[Result] = []
+    async def _begin(self, work: Work) -> Any:
+        """The first visit: it queues up for its turn."""
+        if work.commit:
+            return await self.access.run(work)
+        lease = await self.access.lease()
+        turn = Turn(self.access.path, lease.deadlines, lease.transaction_timeout, self._lose)
+        try:
+            return await self.access.queue_up(Job(work, turn))
+        finally:
+            if turn.begun:  # even if its first statement was refused
+                self._turn = turn
+
+    async def _step(self, work: Work) -> Any:
+        turn = self._turn
+        assert turn is not None
+        if turn.line is None:
+            raise TransactionLost(self.access.path, turn.lost or "rolled_back")
+        if not work.commit:
+            return await self.access.step(turn, turn.line, work)
+        value: Any = None
+        turn.hold()
         with trio.CancelScope(shield=True):
-            results = await self.access.actor.call(DbActor.commit, work)
-        return results
+            value = await self.access.step(turn, turn.line, work)
+        return value
 
     def _lose(self, reason: LostReason) -> None:
         """The turn has been taken away."""

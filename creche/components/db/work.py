@@ -1,18 +1,25 @@
-"""What travels between the handle, the actor and the worker thread: plain frozen values."""
+"""What travels between the handle, the actor and the worker threads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
     from sqlalchemy.sql import Executable
 
+    from .sync import SyncTransaction
+
 Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 # (topic, key, value, headers as JSON)
 OutboxRow = tuple[str, bytes | None, bytes, str]
+
+# What may stand at the beginning of a text that shares a transaction with the work of others. All else (VACUUM,
+# PRAGMA, BEGIN, DDL ...) is executed by itself.
+_SHARING_TEXTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "VALUES", "WITH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,31 @@ class Statement:
     executable: Executable
     parameters: Parameters | None = None
     limit: int | None = None
+
+    @property
+    def many(self) -> bool:
+        """Whether the driver executes it once for each of a list of parameters, and so could stop in the middle."""
+        return self.parameters is not None and not isinstance(self.parameters, Mapping)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is known to write nothing."""
+        return bool(getattr(self.executable, "is_select", False)) or self._text().startswith("SELECT")
+
+    @property
+    def shares(self) -> bool:
+        """Whether it may be executed inside a transaction that it shares with others."""
+        known = getattr(self.executable, "is_select", False) or getattr(self.executable, "is_dml", False)
+        return bool(known) or self._text().startswith(_SHARING_TEXTS)
+
+    @property
+    def controls(self) -> bool:
+        """Whether it begins or ends transactions."""
+        return self._text().startswith(("BEGIN", "COMMIT", "END", "ROLLBACK"))
+
+    def _text(self) -> str:
+        text: object = getattr(self.executable, "text", None)
+        return text.lstrip()[:8].upper() if isinstance(text, str) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +70,48 @@ class Result:
     rows: list[Row[*tuple[Any, ...]]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Work:
-    """What one turn of the worker thread does, in this order: begin, statements, outbox rows, commit.
+    """What one caller wants of one visit to the thread, in this order: begin, statements, function, outbox, commit.
 
-    `epoch` and `turn` say on whose right: the incarnation's lease and the turn taken on it. A work that neither
-    begins nor commits is either one statement on its own (`inside` False) or the next step of the open transaction.
+    What neither begins nor commits is one statement on its own, or a step of the open transaction (`inside`).
+    The value is that of the function, or without one the results of the statements.
     """
 
-    epoch: int
-    turn: int
-    statements: tuple[Statement, ...]
+    statements: tuple[Statement, ...] = ()
+    function: Callable[[SyncTransaction], Any] | None = None
     published: tuple[OutboxRow, ...] = ()
     begin: bool = False
     inside: bool = False
     commit: bool = False
 
+    @property
+    def opens(self) -> bool:
+        """Whether a transaction stays open after it."""
+        return self.begin and not self.commit
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The results of a work, and which statements were slow: (SQL, seconds)."""
+    @cached_property
+    def shares(self) -> bool:
+        """Whether it may share a visit, and a transaction, with the work of others."""
+        return not (self.inside or self.opens) and all(statement.shares for statement in self.statements)
 
-    results: list[Result]
-    slow: list[tuple[str, float]]
+    @cached_property
+    def reads(self) -> bool:
+        """Whether it is known to write nothing."""
+        return (
+            self.function is None
+            and not self.published
+            and not self.opens
+            and all(statement.reads for statement in self.statements)
+        )
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether it is undone as a whole by the database itself if it fails."""
+        return self.function is None and len(self.statements) == 1 and not self.statements[0].many
+
+
+def unit(statements: tuple[Statement, ...]) -> Work:
+    """Statements that are a transaction of their own, all or nothing."""
+    plain = len(statements) == 1 and not statements[0].many
+    return Work(statements, begin=not plain, commit=not plain)

@@ -15,16 +15,25 @@ from .actor import LogActor
 from .config import Config as Config
 from .config import default_config as default_config
 from .consumer import Consumer as Consumer
-from .consumer import Handler as Handler
+from .consumer import Order as Order
 from .consumer import consumer as consumer
 from .delivery import Delivery as Delivery
+from .delivery import Statistics as Statistics
 from .errors import GroupInvalid as GroupInvalid
+from .errors import MessageTooLarge as MessageTooLarge
 from .errors import OffsetInvalid as OffsetInvalid
 from .errors import PartitionUnknown as PartitionUnknown
 from .errors import TopicExists as TopicExists
 from .errors import TopicInvalid as TopicInvalid
+from .errors import TopicUnknown as TopicUnknown
 from .errors import Unavailable as Unavailable
+from .events import MembersExpelled as MembersExpelled
+from .events import PartitionsAssigned as PartitionsAssigned
+from .events import PartitionsRevoked as PartitionsRevoked
 from .events import RecordFailed as RecordFailed
+from .events import RecordsExpired as RecordsExpired
+from .events import RecordsMissed as RecordsMissed
+from .handle import DeadLetters as DeadLetters
 from .handle import Mq as Mq
 from .handle import Topics as Topics
 from .message import OUTBOX_HEADER as OUTBOX_HEADER
@@ -33,7 +42,13 @@ from .message import Ack as Ack
 from .message import Message as Message
 from .message import NotSent as NotSent
 from .message import Received as Received
+from .message import TopicPartition as TopicPartition
+from .processing import ConsumerStatistics as ConsumerStatistics
+from .processing import Handler as Handler
 from .retry import RetryPolicy as RetryPolicy
+from .topic import PartitionInfo as PartitionInfo
+from .topic import Retention as Retention
+from .topic import TopicInfo as TopicInfo
 
 
 def component(config: Config | None = None, *, name: str = "mq", clock: Clock = time.time) -> ComponentSpec[Mq]:
@@ -44,7 +59,8 @@ def component(config: Config | None = None, *, name: str = "mq", clock: Clock = 
     config
         Without one, `default_config` of the app's environment.
     clock
-        Tells seconds since the epoch, for the time of the records.
+        Tells seconds since the epoch, for the time of the records, retention, sessions and retry topics. It is called
+        in several threads.
 
     Raises
     ------

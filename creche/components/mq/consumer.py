@@ -2,59 +2,55 @@
 
 Theory of operation
 -------------------
-Background tasks of one incarnation, all in one nursery:
+Tasks of one incarnation, all in one nursery of its lifespan, for they go on while it drains:
 
-* The *fetcher* asks the log for records of every partition that has no worker, and starts a worker for each partition
-  it got some of. When there is nothing it sleeps until stirred: by an append (through the log's lease), by a worker
-  that is through, by a resume or a seek; and looks again every `poll_interval`, since other processes may write to the
-  log without waking it. What it fetches is bounded: never more than `max_batch` records in memory (at least one per
-  partition).
-* A *worker* handles the records of one fetch of one partition, one after another. A record that fails is tried again
-  after a backoff, and its partition waits with it: order is kept. The others go on, for a slot of `concurrency` is held
-  only while a handler runs.
+* The *member* syncs with the group: at first, every `heartbeat_interval`, and when woken because the group has changed.
+  It takes up what is assigned, gives up what is to be released (each in a task of its own, which waits for the handlers
+  that run there), and ends what is lost. It shares a lock with those tasks, so that they see its changes in order.
+* The *fetcher* asks the log for records of every partition that has room, and offers them to the processor. When there
+  is nothing it sleeps until stirred: by an append (through the log's lease), by a record that is done, by a resume, a
+  seek or an assignment; and looks again every `poll_interval`, since other processes may write to the log without
+  waking it. Handlers that are slow are backpressure: a partition that holds its share of `max_fetched` is not fetched.
+* The *processor* (see `processing`) runs the handlers.
 * The *committer* tells the log how far each partition is done, after so many records or so much time, and at a stop.
 
-Done is contiguous by construction: a worker passes to the next record only when the one before is done (handled,
-dropped, or acknowledged by the dead-letter topic). So a commit never covers a record that is not done, and whatever
-dies, at any moment, what is not committed is delivered again.
+Only what is contiguously done is ever committed (see `progress`), so whatever dies, at any moment, what is not done is
+delivered again.
 
 Whatever the log's failure is, it is weather to the consumer: it asks again, with backoff, and neither crashes nor gives
 up.
-
-Order between partitions is nobody's. A seam for more (keys in parallel within a partition, as in parallel-consumer):
-workers per key, and `Progress` with the set of offsets done beyond the contiguous ones.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from itertools import groupby
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar, cast, final
 
-import msgspec
 import trio
 
 from ...runtime.actor import Actor, message
 from ...runtime.backoff import Backoff
-from ...runtime.context import carrying
+from ...runtime.component import ComponentHandle, ComponentSpec
 from ...runtime.errors import CallFailed, SpecInvalid
-from ...runtime.node import one_line, unwrap
-from ...runtime.spec import ActorSpec, child
-from .errors import OffsetInvalid, PartitionUnknown, Unavailable
-from .events import RecordFailed
+from ...runtime.spec import child
+from .errors import OffsetInvalid, PartitionUnknown, TopicUnknown, Unavailable
+from .events import PartitionsAssigned, PartitionsRevoked, RecordsMissed
 from .handle import Mq, checked_group, checked_topic
-from .log import TopicPartition
-from .message import OUTBOX_HEADER, TRACE_HEADER, Message, Received
-from .progress import Latch, Progress
-from .retry import Action, RetryPolicy
+from .letters import dead_letter_topic, retry_topic
+from .membership import Changes
+from .message import Message, Received, TopicPartition
+from .processing import ConsumerStatistics, Counters, Handler, Plan, Processor
+from .progress import Latch, Partition
+from .retry import RetryPolicy
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Handler = Callable[[Received], Awaitable[None]]
+Order = Literal["key", "partition"]
+Where = int | Literal["beginning", "end"]
 
-DEAD_LETTER_SUFFIX = ".dead_letter"
 _ASK_AGAIN = Backoff(first=0.05, cap=5.0, free=0)
 _LAST_COMMIT_WITHIN = 1.0  # seconds, even if the time to stop is over
 _FOR_EVER = float("inf")
@@ -68,208 +64,350 @@ def consumer(
     *,
     name: str | None = None,
     concurrency: int = 1,
+    order: Order = "key",
     retry: RetryPolicy | None = None,
-) -> ActorSpec[Consumer]:
+    dead_letter: str | None = None,
+) -> ComponentSpec[Consumer]:
     """The spec of a consumer: a child for an app, a supervisor or a runtime.
 
     ``async def handler(message: Received) -> None``: to return is to be done with the record, to raise an Exception is
-    to have it tried again as `retry` says, and at last put into the topic's dead-letter topic. It runs with the
-    sender's trace id in its baggage. A record is delivered at least once, and again after a crash: make the handler's
-    effect idempotent.
+    to have it tried again as `retry` says, and at last put into the dead-letter topic. It runs with the sender's trace
+    id in its baggage. A record is delivered at least once, and again after a crash: make the handler's effect
+    idempotent.
 
     Parameters
     ----------
     group
-        Where the group has come to is kept in the log under this name. Run one consumer per group: two would each get
-        every record.
+        Where the group has come to is kept in the log under this name. Consumers of one group share the partitions;
+        in one process, in several, or both.
     topics
         Created if they do not exist.
     name
-        Of the child; default: ``consumer-`` and the group's name.
+        Of the child; default: ``consumer-`` and the group's name, and a number if that is taken.
     concurrency
-        Handlers at a time. Those of one partition never overlap, so more than there are partitions is of no use.
+        Handlers at a time.
+    order
+        What is handled one after another: the records of one ``"key"`` (those without a key have no order), or those of
+        one ``"partition"`` (then more handlers than partitions are of no use).
+    dead_letter
+        The topic for dead letters; default: each topic's name and ``.dead_letter``.
 
     Raises
     ------
     SpecInvalid, TopicInvalid, GroupInvalid
-        Before anything starts.
+        Before anything starts. A topic's name must leave room for the names of its retry and dead-letter topics.
     """
     names = (topics,) if isinstance(topics, str) else tuple(topics)
-    if not names or concurrency < 1:
-        raise SpecInvalid("consumer", (names, concurrency), "at least one topic, and a concurrency of at least 1")
-    for topic in names:
-        checked_topic(topic)
-    actor = child(Consumer, mq, checked_group(group), names, handler, concurrency, retry or RetryPolicy())
-    return actor.options(name=name or "consumer-" + re.sub(r"[^\w.\-]", "-", group))
+    if not names or concurrency < 1 or order not in ("key", "partition"):
+        fix = "at least one topic, a concurrency of at least 1, and the order 'key' or 'partition'"
+        raise SpecInvalid("consumer", (names, concurrency, order), fix)
+    policy = retry or RetryPolicy()
+    stages = {(checked_topic(topic), n): retry_topic(topic, n) for topic in names for n in _stages(policy)}
+    plan = Plan(
+        group=checked_group(group),
+        handler=handler,
+        concurrency=concurrency,
+        retry=policy,
+        by_key=order == "key",
+        retry_topics={target: origin for origin, target in stages.items()},
+        retry_topic_of=stages,
+        dead_letter_topics={
+            checked_topic(topic): dead_letter_topic(topic) if dead_letter is None else checked_topic(dead_letter)
+            for topic in names
+        },
+    )
+    actor = child(ConsumerActor, mq, (*names, *stages.values()), plan)
+    default = "consumer-" + re.sub(r"[^\w.\-]", "-", group)
+    spec = ComponentSpec(default, actor, Consumer, layer="service", needs=(mq,))
+    return spec if name is None else spec.options(name=name)
 
 
-class Consumer(Actor):
-    """The actor behind `consumer`: its messages steer it."""
+def _stages(policy: RetryPolicy) -> range:
+    return range(1, len(policy.topics) + 1)
 
-    def __init__(
-        self, mq: Mq, group: str, topics: Sequence[str], handler: Handler, concurrency: int, retry: RetryPolicy
-    ) -> None:
+
+@final
+class Consumer(ComponentHandle):
+    """Steers a consumer. Every method may raise the outcomes of a call (`creche.CallFailed`) and `Unavailable`."""
+
+    async def pause(self, topic: str | None = None, partition: int | None = None) -> None:
+        """Begin no further record: of anything, of one topic, or of one partition.
+
+        Handlers that run go on; records waiting for a retry wait until `resume`; nothing that was fetched is lost. A
+        pause of everything holds for partitions that are assigned later, too; one of a partition ends when that is
+        given away. Raises `PartitionUnknown`.
+        """
+        await self._handle(ConsumerActor).call(ConsumerActor.pause, topic, partition)
+
+    async def resume(self, topic: str | None = None, partition: int | None = None) -> None:
+        """Go on after `pause`: with everything, however it was paused, or with one topic or partition.
+
+        A restart of the consumer resumes too. Raises `PartitionUnknown`.
+        """
+        await self._handle(ConsumerActor).call(ConsumerActor.resume, topic, partition)
+
+    async def seek(self, topic: str, partition: int, offset: Where) -> None:
+        """Go on from an offset, or from the ``"beginning"`` or the ``"end"``, once the handlers that run there ended.
+
+        Returns when it is committed. Raises `PartitionUnknown` and `OffsetInvalid`.
+        """
+        await self._handle(ConsumerActor).call(ConsumerActor.seek, topic, partition, offset)
+
+    async def seek_to_time(self, topic: str, partition: int, time: float) -> None:
+        """The same, to the first record that the log took at `time`, in seconds since the epoch, or after it."""
+        await self._handle(ConsumerActor).call(ConsumerActor.seek_to_time, topic, partition, time)
+
+    async def lag(self) -> dict[TopicPartition, int]:
+        """How many records are not done, of each partition that this consumer reads. Commits first."""
+        return await self._handle(ConsumerActor).call(ConsumerActor.lag)
+
+    def statistics(self) -> ConsumerStatistics | None:
+        """What the present incarnation has done; None if there is none. Raises `NotStarted`."""
+        lease = cast("_Counted | None", self._cell().granted)
+        return None if lease is None else lease.statistics()
+
+
+class ConsumerActor(Actor):
+    """The actor behind `Consumer`; see the messages there."""
+
+    def __init__(self, mq: Mq, topics: Sequence[str], plan: Plan) -> None:
         self._mq = mq
-        self._group = group
-        self._handler = handler
-        self._retry = retry
-        self._member = mq.membership(group, topics)
-        self._slots = trio.Semaphore(concurrency)
-        self._partitions: dict[TopicPartition, Progress] = {}
+        self._plan = plan
+        # The path outlives incarnations: the next one is the same member and gets the same partitions again.
+        member = self.context.path
+        self._member = mq.membership(plan.group, member, topics)
+        # Whoever is stopped while it is down, or gives up, cannot leave by itself.
+        self.context.keep("member", lambda: None, lambda _: mq.leave_nowait(plan.group, member))
+        self._partitions: dict[TopicPartition, Partition] = {}
+        self._processor = Processor(
+            plan, self.context, now=lambda: self._member.clock(), send=self._send_letter, on_done=self._note_done
+        )
         self._joined = trio.Event()
-        self._paused = self._draining = False
-        self._buffered = 0  # records in the hands of workers
+        self._grouping = trio.Lock()  # one change of the partitions at a time
+        self._regroup = Latch()  # the member should sync
         self._stir = Latch()  # the fetcher should look again
         self._undone = Latch()  # something is done and not committed
         self._enough = Latch()  # so much that it should be committed now
         self._uncommitted = 0  # records, since the last commit
         self._committing = trio.Lock()
-        self._worker_ended = trio.lowlevel.ParkingLot()
+        self._appends = 0  # heard of
+        self._looked = 0.0  # when the ends of all partitions were looked at last, in Trio's time
+        self._membership = trio.CancelScope()  # around what syncs and releases
+        self._releases: trio.Nursery
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
         """Reads from the start on. At a stop: handlers that run may end, and what is done is committed."""
-        self.context.spawn(self._consume)
-        yield
-        await self._drain()
+        self.context.grant(_Counted(self._processor.counters, self._partitions))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._consume)
+            yield
+            await self._drain()
+            nursery.cancel_scope.cancel()
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
-    async def pause(self) -> None:
-        """Begin no further record. Handlers that run go on; records waiting for a retry wait until `resume`."""
-        self._paused = True
+    @message(raises=PartitionUnknown)
+    async def pause(self, topic: str | None, partition: int | None) -> None:
+        """See `Consumer.pause`."""
+        for chosen in self._chosen(topic, partition):
+            chosen.paused = True
+        if topic is None:
+            self._processor.paused = True
 
-    async def resume(self) -> None:
-        """Go on after `pause`. A restart of the actor resumes too."""
-        self._paused = False
+    @message(raises=PartitionUnknown)
+    async def resume(self, topic: str | None, partition: int | None) -> None:
+        """See `Consumer.resume`."""
+        chosen = self._chosen(topic, partition)
+        for each in chosen:
+            each.paused = False
+        if topic is None:
+            self._processor.paused = False
+        self._processor.resume(chosen)
         self._stir.set()
 
-    @message(raises=(PartitionUnknown, OffsetInvalid, Unavailable))
-    async def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Go on from `offset`, forwards or backwards, once the handler that runs there has ended.
-
-        Returns when it is committed.
-        """
+    @message(raises=(PartitionUnknown, OffsetInvalid, TopicUnknown, Unavailable))
+    async def seek(self, topic: str, partition: int, offset: object) -> None:
+        """See `Consumer.seek`."""
         await self._joined.wait()
-        progress = self._partitions.get((topic, partition))
-        if progress is None:
-            raise PartitionUnknown(topic, partition, tuple(self._partitions))
-        if not 0 <= offset < 2**63:
+        self._chosen(topic, partition)
+        if offset in ("beginning", "end"):
+            limit = 0.0 if offset == "beginning" else _FOR_EVER
+            await self._seek_to((topic, partition), await self._member.offset_at((topic, partition), limit))
+        elif isinstance(offset, int) and 0 <= offset < 2**63:
+            await self._seek_to((topic, partition), offset)
+        else:
             raise OffsetInvalid(offset)
-        progress.seek(offset)
-        self._stir.set()
-        await self._commit()
+
+    @message(raises=(PartitionUnknown, TopicUnknown, Unavailable))
+    async def seek_to_time(self, topic: str, partition: int, time: float) -> None:
+        """See `Consumer.seek_to_time`."""
+        await self._joined.wait()
+        self._chosen(topic, partition)
+        await self._seek_to((topic, partition), await self._member.offset_at((topic, partition), time))
 
     @message(on_caller_gone="cancel", raises=Unavailable)
     async def lag(self) -> dict[TopicPartition, int]:
-        """How many records of each partition are not done. Commits first."""
+        """See `Consumer.lag`."""
         await self._joined.wait()
         await self._commit()
         return await self._member.lag()
 
-    # --- fetcher ------------------------------------------------------------------------------------------------------
+    def _chosen(self, topic: str | None, partition: int | None) -> list[Partition]:
+        chosen = [
+            each
+            for (name, number), each in self._partitions.items()
+            if topic in (None, name) and partition in (None, number)
+        ]
+        if not chosen and topic is not None:
+            raise PartitionUnknown(topic, partition, tuple(self._partitions))
+        return chosen
+
+    async def _seek_to(self, place: TopicPartition, offset: int) -> None:
+        (partition,) = self._chosen(*place)  # it may have been lost meanwhile
+        partition.seek(offset)
+        self._stir.set()
+        await self._commit()
+
+    # --- member -------------------------------------------------------------------------------------------------------
 
     async def _consume(self) -> None:
         try:
-            committed = await self._until_answered(self._member.join)
-            self._partitions = {place: Progress(place, offset) for place, offset in committed.items()}
-            self._joined.set()
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._be_member)
+                await self._joined.wait()
+                nursery.start_soon(self._processor.run)
                 nursery.start_soon(self._commit_now_and_then)
-                await self._fetch(nursery)
+                await self._fetch()
         finally:
-            self._member.close(self._stir.set)
+            self._member.close(self._note_append, self._regroup.set)
 
-    async def _fetch(self, nursery: trio.Nursery) -> None:
+    async def _be_member(self) -> None:
+        with self._membership:
+            async with trio.open_nursery() as self._releases:
+                while True:
+                    self._regroup.clear()
+                    await self._sync()
+                    self._joined.set()
+                    await self._regroup.wait(self._member.config.heartbeat_interval)
+
+    async def _sync(self) -> None:
+        async with self._grouping:
+            self._listen()  # before: what changes after the sync is told
+            changes = await self._until_answered(self._member.sync)
+            self._drop(changes.lost)
+            self._take_up(changes)
+            for place in changes.release:
+                if not self._partitions[place].leaving:
+                    self._partitions[place].leave()
+                    self._releases.start_soon(self._give_up, self._partitions[place])
+
+    def _take_up(self, changes: Changes) -> None:
+        for place, offset in changes.assigned.items():
+            self._partitions[place] = Partition(place, offset, by_key=self._plan.by_key)
+        if changes.assigned:
+            self._stir.set()
+            events, me = self.context.runtime.events, self.context
+            if events.on:
+                places = tuple(changes.assigned)
+                events.emit(PartitionsAssigned(trio.current_time(), me.path, me.incarnation, self._plan.group, places))
+
+    def _drop(self, lost: Sequence[TopicPartition]) -> None:
+        for place in lost:
+            self._partitions.pop(place).lose()
+        self._tell_revoked(lost, lost=True)
+
+    async def _give_up(self, partition: Partition) -> None:
+        """Release the partition as soon as nobody works for it."""
+        await partition.wait_idle()
+        async with self._grouping, self._committing:
+            if partition.lost:
+                return
+            await self._until_answered(self._member.release, {partition.place: partition.window.done})
+            del self._partitions[partition.place]
+        self._tell_revoked((partition.place,), lost=False)
+
+    def _tell_revoked(self, places: Iterable[TopicPartition], *, lost: bool) -> None:
+        events, me, gone = self.context.runtime.events, self.context, tuple(places)
+        if gone and events.on:
+            events.emit(PartitionsRevoked(trio.current_time(), me.path, me.incarnation, self._plan.group, gone, lost))
+
+    # --- fetcher ------------------------------------------------------------------------------------------------------
+
+    async def _fetch(self) -> None:
         while True:
-            # Cleared before looking: what comes after that stirs again, so no append is missed.
+            # Cleared before looking: what comes after that stirs again, so nothing is missed.
             self._stir.clear()
-            ready = self._ready()
-            epochs = {progress.place: progress.epoch for progress in ready}
-            records = await self._fetch_for(ready) if ready else []
-            for place, found in groupby(records, key=_place_of):
-                self._start_worker(nursery, self._partitions[place], epochs[place], list(found))
-            if not records and not self._member.listen(self._stir.set):
-                await self._stir.wait(self._member.config.poll_interval if ready else _FOR_EVER)
+            if trio.current_time() >= self._looked + self._member.config.poll_interval:
+                self._look_again()
+            hungry = self._hungry()
+            if hungry:
+                await self._feed(hungry)
+            elif self._listen():
+                self._regroup.set()  # what the group did meanwhile nobody has told
+            else:
+                await self._stir.wait(self._looked + self._member.config.poll_interval - trio.current_time())
 
-    def _ready(self) -> list[Progress]:
-        """The partitions to fetch for; none while paused or stopping."""
-        if self._paused or self._draining:
-            return []
-        return [progress for progress in self._partitions.values() if not progress.busy]
+    async def _feed(self, hungry: Sequence[Partition]) -> None:
+        appends = self._appends
+        windows = {partition.place: partition.window for partition in hungry}
+        records = await self._fetch_for(hungry)
+        found = {place: list(of_place) for place, of_place in groupby(records, key=_place_of)}
+        for partition in hungry:
+            if partition.window is windows[partition.place] and not partition.lost:  # else it was sought away or lost
+                partition.at_end = partition.place not in found and appends == self._appends
+                self._take(partition, found.get(partition.place, []))
 
-    async def _fetch_for(self, ready: Sequence[Progress]) -> list[Received]:
-        positions = {progress.place: progress.done for progress in ready}
-        room = self._member.config.max_batch - self._buffered
-        return await self._until_answered(self._member.fetch, positions, max(1, room // len(ready)))
+    def _listen(self) -> bool:
+        """Whether there is a log that it did not listen to yet: something may have come before."""
+        is_new = self._member.listen(self._note_append, self._regroup.set)
+        if is_new:
+            self._note_append()
+        return is_new
 
-    # --- workers ------------------------------------------------------------------------------------------------------
-
-    def _start_worker(self, nursery: trio.Nursery, progress: Progress, epoch: int, records: list[Received]) -> None:
-        progress.busy = True
-        self._buffered += len(records)
-        nursery.start_soon(self._work, progress, epoch, records)
-
-    async def _work(self, progress: Progress, epoch: int, records: list[Received]) -> None:
-        for record in records:
-            if not await self._see_through(progress, epoch, record):
-                break
-            self._note_done(progress.advance(epoch, record.offset))
-        progress.busy = False
-        self._buffered -= len(records)
+    def _note_append(self) -> None:
+        self._appends += 1
+        self._look_again()
         self._stir.set()
-        self._worker_ended.unpark_all()
 
-    async def _see_through(self, progress: Progress, epoch: int, record: Received) -> bool:
-        """Return True when the record is done, False when the partition has to be left before that."""
-        while True:
-            async with self._slots:
-                if self._paused or self._draining or progress.epoch != epoch:
-                    return False
-                error = await self._try(record, progress.failures + 1)
-            if error is None:
-                return True
-            if progress.epoch != epoch:
-                return False  # sought away while the handler ran: the failure is nobody's any more
-            if await self._settle_failure(progress, record, error):
-                return True
+    def _look_again(self) -> None:
+        self._looked = trio.current_time()
+        for partition in self._partitions.values():
+            partition.at_end = False
 
-    async def _try(self, record: Received, attempt: int) -> Exception | None:
-        if attempt != record.attempt:
-            record = msgspec.structs.replace(record, attempt=attempt)
-        trace_id = record.headers.get(TRACE_HEADER)
-        with nullcontext() if trace_id is None else carrying(trace_id=trace_id):
-            try:
-                await self._handler(record)
-            except Exception as error:
-                return unwrap(error)
-        return None
+    def _hungry(self) -> list[Partition]:
+        """The partitions to fetch for: those that hold half of their share at most; none while paused or stopping."""
+        return [partition for partition in self._partitions.values() if self._is_hungry(partition)]
 
-    async def _settle_failure(self, progress: Progress, record: Received, error: Exception) -> bool:
-        """Do what the policy says. True: the record is done with. False: it is to be tried again, now."""
-        attempt = progress.failures + 1
-        progress.failed(self._retry.counts(error))
-        action = self._retry.action(error, progress.failures)
-        delay = self._retry.delay(error, progress.tries, self.context.runtime.random) if action == "retry" else 0.0
-        self._tell(record, attempt, error, action, delay)
-        if action == "retry":
-            await progress.back_off(delay)
-        elif action == "dead_letter":
-            letter = dead_letter(record, self._group, error, progress.failures)
-            await self._until_answered(self._mq.send_sync, letter)
-        return action != "retry"
+    def _is_hungry(self, partition: Partition) -> bool:
+        if self._processor.paused or self._processor.draining:
+            return False
+        records, size = self._share()
+        return partition.is_hungry(records // 2, size // 2)
 
-    def _tell(self, record: Received, attempt: int, error: Exception, action: Action, delay: float) -> None:
-        events, me = self.context.runtime.events, self.context
-        if events.on:
-            where = (self._group, record.topic, record.partition, record.offset)
-            about = (attempt, one_line(error), action, delay)
-            events.emit(RecordFailed(trio.current_time(), me.path, me.incarnation, *where, *about))
+    async def _fetch_for(self, hungry: Sequence[Partition]) -> list[Received]:
+        positions = {partition.place: partition.window.position for partition in hungry}
+        records, size = self._share()
+        return await self._until_answered(self._member.fetch, positions, records - records // 2, size - size // 2)
+
+    def _share(self) -> tuple[int, int]:
+        """How many records and bytes each partition may hold."""
+        config, count = self._member.config, max(1, len(self._partitions))
+        return max(1, config.max_fetched // count), max(1, config.max_fetched_bytes // count)
+
+    def _take(self, partition: Partition, records: list[Received]) -> None:
+        position, events, me = partition.window.position, self.context.runtime.events, self.context
+        if records and records[0].offset > position and events.on:
+            missed = (self._plan.group, *partition.place, position, records[0].offset)
+            events.emit(RecordsMissed(trio.current_time(), me.path, me.incarnation, *missed))
+        self._processor.offer(partition, partition.window.add(records))
 
     # --- committer ----------------------------------------------------------------------------------------------------
 
-    def _note_done(self, records: int) -> None:
-        self._uncommitted += records
+    def _note_done(self, partition: Partition) -> None:
+        if self._is_hungry(partition):
+            self._stir.set()
+        self._uncommitted += 1
         self._undone.set()
         if self._uncommitted >= self._member.config.commit_every:
             self._enough.set()
@@ -285,40 +423,49 @@ class Consumer(Actor):
             self._undone.clear()
             self._enough.clear()
             self._uncommitted = 0
-            due = {progress.place: progress.done for progress in self._partitions.values() if progress.is_due()}
+            due = {place: partition.window.done for place, partition in self._partitions.items() if partition.is_due()}
             if due:
                 await self._commit_these(due)
 
     async def _commit_these(self, offsets: dict[TopicPartition, int]) -> None:
+        counters, partitions = self._processor.counters, dict(self._partitions)
         try:
-            await self._member.commit(offsets)
+            refused = await self._member.commit(offsets)
         except BaseException:
+            counters.commit_failures += 1
             self._undone.set()
             raise
+        counters.commits += 1
         for place, offset in offsets.items():
-            self._partitions[place].committed = offset
+            partitions[place].committed = offset  # of what was refused nothing more will be committed either
+        if refused:
+            self._regroup.set()
 
     # --- stop ---------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        self._draining = True
-        for progress in self._partitions.values():
-            progress.interrupt()
+        self._processor.draining = True
         try:
-            while any(progress.busy for progress in self._partitions.values()):
-                await self._worker_ended.park()
+            for partition in tuple(self._partitions.values()):
+                await partition.wait_idle()
         finally:
             # Also when the time is over: every record that is told done now need not be handled again.
             with trio.move_on_after(_LAST_COMMIT_WITHIN, shield=True):
-                await self._commit_if_possible()
+                await self._leave()
 
-    async def _commit_if_possible(self) -> None:
+    async def _leave(self) -> None:
+        self._membership.cancel()  # a sync that comes later would make it a member again
         try:
-            await self._commit()
+            async with self._grouping, self._committing:
+                due = {place: partition.window.done for place, partition in self._partitions.items()}
+                await self._member.leave(due)
         except (CallFailed, Unavailable):
-            pass  # the records will be delivered again
+            pass  # the records will be delivered again, and the session will run out
 
     # --- asking -------------------------------------------------------------------------------------------------------
+
+    async def _send_letter(self, letter: Message) -> None:
+        await self._until_answered(self._mq.send_sync, letter)
 
     async def _until_answered(self, ask: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
         """The answer of the log, however long it is down or unable."""
@@ -331,24 +478,33 @@ class Consumer(Actor):
                 await trio.sleep(_ASK_AGAIN.delay(tries, self.context.runtime.random))
 
 
-def dead_letter(record: Received, group: str, error: Exception, attempts: int) -> Message:
-    """The record as it goes to the dead-letter topic: as it was, with what became of it in the headers.
+class _Counted:
+    """What an incarnation of a consumer lends to its handles: a look at its numbers."""
 
-    Its id makes it idempotent: a group that dead-letters the same record again, after a crash, adds nothing.
-    """
-    origin = f"{record.topic}/{record.partition}/{record.offset}"
-    headers = {
-        **record.headers,
-        OUTBOX_HEADER: f"dead_letter:{group}:{origin}",
-        "creche-group": group,
-        "creche-original-topic": record.topic,
-        "creche-original-partition": str(record.partition),
-        "creche-original-offset": str(record.offset),
-        "creche-error-type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "creche-error": str(error),
-        "creche-attempts": str(attempts),
-    }
-    return Message(record.topic + DEAD_LETTER_SUFFIX, record.value, record.key, headers)
+    def __init__(self, counters: Counters, partitions: dict[TopicPartition, Partition]) -> None:
+        self._counters = counters
+        self._partitions = partitions
+
+    def statistics(self) -> ConsumerStatistics:
+        """As of now."""
+        counted, actions, partitions = self._counters, self._counters.actions, self._partitions.values()
+        return ConsumerStatistics(
+            done=counted.done,
+            done_bytes=counted.done_bytes,
+            failures=counted.failures,
+            retried=actions["retry"],
+            moved_to_retry=actions["retry_topic"],
+            dead_lettered=actions["dead_letter"],
+            dropped=actions["drop"],
+            commits=counted.commits,
+            commit_failures=counted.commit_failures,
+            running=sum(len(partition.scopes) for partition in partitions),
+            held=sum(len(partition.window) for partition in partitions),
+            partitions=len(partitions),
+        )
+
+    def revoke(self) -> None:
+        """See `Lease`. The numbers are as they are."""
 
 
 def _place_of(record: Received) -> TopicPartition:

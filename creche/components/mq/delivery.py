@@ -21,11 +21,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, final
 
+import msgspec
 import trio
 from trio.lowlevel import ParkingLot
 
 from ...runtime.unraisable import report_unraisable
-from .message import Ack, Message
+from .errors import MessageTooLarge
+from .message import Ack, Letter, Message
 
 Refusal = Callable[[], Exception]
 OnDelivery = Callable[[Ack | Exception], object]
@@ -37,10 +39,11 @@ QUEUED, WRITING, SETTLED = range(3)
 class Delivery:
     """A message that was accepted, and what becomes of it. Made by `Mq.send`."""
 
-    __slots__ = ("_lot", "_on_delivery", "_result", "message", "state")
+    __slots__ = ("_lot", "_on_delivery", "_result", "message", "size", "state")
 
     def __init__(self, message: Message, on_delivery: OnDelivery | None = None) -> None:
         self.message: Final = message
+        self.size: Final = message.size
         self.state = QUEUED
         self._on_delivery = on_delivery
         self._result: Ack | Refusal | None = None
@@ -102,13 +105,31 @@ class Delivery:
             report_unraisable(error, "Exception ignored in on_delivery", on_delivery)
 
 
+class Statistics(msgspec.Struct, frozen=True):
+    """Of one incarnation of the log: what it has written so far, and what waits.
+
+    `failed` counts records that were accepted and not acknowledged, revoked ones left out.
+    """
+
+    sent: int
+    sent_bytes: int
+    failed: int
+    transactions: int
+    waiting: int
+    waiting_bytes: int
+
+
 class Accumulator:
     """Accepted records, oldest first. See the theory of operation above."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, limit_bytes: int, largest: int) -> None:
         self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._largest = largest
         self._queue: deque[Delivery] = deque()  # those that were revoked stay in it until they are taken
         self._waiting = 0  # live ones in the queue
+        self._waiting_bytes = 0  # of them
+        self._sent = self._sent_bytes = self._failed = self._transactions = 0
         self._accepted = 0
         self._finished = 0  # of them: settled, or revoked and out of the queue
         self._refusal: Refusal | None = None  # closed
@@ -121,12 +142,19 @@ class Accumulator:
     # --- for handles --------------------------------------------------------------------------------------------------
 
     def accept(self, messages: Sequence[Message], on_delivery: OnDelivery | None = None) -> list[Delivery] | None:
-        """Take the messages, beyond the room if there is any; None if there is none, or no more is taken."""
-        if self._waiting >= self._limit or self._refusal is not None:
+        """Take the messages, beyond the room if there is any; None if there is none, or no more is taken.
+
+        Raises `MessageTooLarge`.
+        """
+        if self._is_full() or self._refusal is not None:
             return None
         deliveries = [Delivery(message, on_delivery) for message in messages]
+        for delivery in deliveries:
+            if delivery.size > self._largest and not isinstance(delivery.message, Letter):
+                raise MessageTooLarge(delivery.message.topic, delivery.size, self._largest)
         self._queue.extend(deliveries)
         self._waiting += len(deliveries)
+        self._waiting_bytes += sum([delivery.size for delivery in deliveries])
         self._accepted += len(deliveries)
         self._changed.unpark_all()
         return deliveries
@@ -137,6 +165,7 @@ class Accumulator:
             return False
         delivery.state = SETTLED
         self._waiting -= 1
+        self._waiting_bytes -= delivery.size
         self._changed.unpark_all()
         return True
 
@@ -148,34 +177,42 @@ class Accumulator:
 
     # --- for the log's actor ------------------------------------------------------------------------------------------
 
+    def statistics(self) -> Statistics:
+        """What has been written so far, and what waits."""
+        written = (self._sent, self._sent_bytes, self._failed, self._transactions)
+        return Statistics(*written, self._waiting, self._waiting_bytes)
+
     async def wait_for_room(self) -> None:
         """Return when there is room or no more is taken."""
-        while self._waiting >= self._limit and self._refusal is None:
+        while self._is_full() and self._refusal is None:
             await self._changed.park()
 
-    async def take(self, limit: int) -> list[Delivery]:
-        """Wait for records and take up to `limit`, marked as being written. Nothing when it is closed."""
-        while not self._waiting:
-            if self._refusal is not None:
-                return []
-            self._skip_revoked()
-            await self._changed.park()
-        batch: list[Delivery] = []
-        while self._queue and len(batch) < limit:
-            delivery = self._queue.popleft()
-            if delivery.state == QUEUED:
-                delivery.state = WRITING
-                batch.append(delivery)
-            else:
-                self._finished += 1
-        self._waiting -= len(batch)
-        self._changed.unpark_all()
-        return batch
+    async def take(self, limit: int, linger: float = 0.0) -> list[Delivery]:
+        """Wait for records and take up to `limit`, marked as being written. Nothing when it is closed.
+
+        `linger`: having less than `limit`, and room for more, wait so many seconds for it.
+        """
+        while True:
+            while not self._waiting:
+                if self._refusal is not None:
+                    return []
+                self._skip_revoked()
+                await self._changed.park()
+            if linger:
+                await self._more(limit, linger)
+            if batch := self._taken(limit):  # else all of it was revoked meanwhile
+                return batch
 
     def finish(self, batch: Sequence[Delivery], results: Iterable[Ack | Refusal]) -> None:
         """Settle what was taken."""
         self._finished += len(batch)
+        self._transactions += 1
         for delivery, result in zip(batch, results, strict=False):  # one for each, or the same for all, repeated
+            if isinstance(result, Ack):
+                self._sent += 1
+                self._sent_bytes += delivery.size
+            else:
+                self._failed += 1
             delivery.settle(result)
         self._changed.unpark_all()
 
@@ -189,11 +226,34 @@ class Accumulator:
         """Fail what has not been taken, so that nothing overtakes what was taken before it and failed."""
         queue, self._queue = self._queue, deque()
         self._finished += len(queue)
-        self._waiting = 0
+        self._failed += self._waiting
+        self._waiting = self._waiting_bytes = 0
         for delivery in queue:
             if delivery.state == QUEUED:
                 delivery.settle(refusal)
         self._changed.unpark_all()
+
+    def _is_full(self) -> bool:
+        return self._waiting >= self._limit or self._waiting_bytes >= self._limit_bytes
+
+    async def _more(self, limit: int, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            while 0 < self._waiting < limit and not self._is_full() and self._refusal is None:
+                await self._changed.park()
+
+    def _taken(self, limit: int) -> list[Delivery]:
+        batch: list[Delivery] = []
+        while self._queue and len(batch) < limit:
+            delivery = self._queue.popleft()
+            if delivery.state == QUEUED:
+                delivery.state = WRITING
+                batch.append(delivery)
+            else:
+                self._finished += 1
+        self._waiting -= len(batch)
+        self._waiting_bytes -= sum([delivery.size for delivery in batch])
+        self._changed.unpark_all()
+        return batch
 
     def _skip_revoked(self) -> None:
         self._finished += len(self._queue)

@@ -22,8 +22,18 @@ class GroupInvalid(CrecheError, ValueError):
         self.group = group
 
 
+class MessageTooLarge(CrecheError, ValueError):
+    """The record has more bytes than `Config.max_message_bytes`. Nothing was sent, of a batch none of it."""
+
+    def __init__(self, topic: str, size: int, limit: int) -> None:
+        super().__init__(f"a record for topic {topic!r} has {size} bytes: at most {limit}, or raise max_message_bytes")
+        self.topic = topic
+        self.size = size
+        self.limit = limit
+
+
 class TopicExists(CrecheError):
-    """The topic exists with another number of partitions. Nothing was changed."""
+    """The topic exists with another number of partitions, or with more than were asked for. Nothing was changed."""
 
     def __init__(self, topic: str, partitions: int) -> None:
         super().__init__(f"topic {topic!r} exists already, with {partitions} partitions")
@@ -31,12 +41,21 @@ class TopicExists(CrecheError):
         self.partitions = partitions
 
 
-class PartitionUnknown(CrecheError, LookupError):
-    """The consumer does not read this partition. `known` lists what it reads."""
+class TopicUnknown(CrecheError, LookupError):
+    """There is no such topic."""
 
-    def __init__(self, topic: str, partition: int, known: tuple[tuple[str, int], ...]) -> None:
-        names = ", ".join(f"{name}/{number}" for name, number in known)
-        super().__init__(f"{topic}/{partition} is not read here; it reads {names}")
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"there is no topic {topic!r}")
+        self.topic = topic
+
+
+class PartitionUnknown(CrecheError, LookupError):
+    """The consumer does not read this partition, at least not now. `known` lists what it reads."""
+
+    def __init__(self, topic: str, partition: int | None, known: tuple[tuple[str, int], ...]) -> None:
+        names = ", ".join(f"{name}/{number}" for name, number in known) or "nothing"
+        place = topic if partition is None else f"{topic}/{partition}"
+        super().__init__(f"{place} is not read here; it reads {names}")
         self.topic = topic
         self.partition = partition
         self.known = known
@@ -45,8 +64,8 @@ class PartitionUnknown(CrecheError, LookupError):
 class OffsetInvalid(CrecheError, ValueError):
     """No record can have this offset: it is no number from 0 to 2**63 - 1."""
 
-    def __init__(self, offset: int) -> None:
-        super().__init__(f"offset {offset}: use 0 or more, less than 2**63")
+    def __init__(self, offset: object) -> None:
+        super().__init__(f"offset {offset!r}: use 0 or more, less than 2**63, or 'beginning' or 'end'")
         self.offset = offset
 
 

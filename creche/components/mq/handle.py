@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast, final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Concatenate, Final, ParamSpec, TypeVar, cast, final
 
+import msgspec
 import trio
 
 from ...runtime.component import ComponentHandle
@@ -13,11 +14,19 @@ from ...runtime.errors import CallFailed
 from ...runtime.handle import Handle
 from .actor import LogActor, LogLease
 from .config import MOST_PARTITIONS
-from .delivery import Delivery, OnDelivery
+from .delivery import Delivery, OnDelivery, Statistics
 from .errors import GroupInvalid, TopicInvalid, Unavailable
-from .log import TopicPartition
+from .letters import GROUP, replayed
 from .membership import Membership
-from .message import TRACE_HEADER, Ack, Message, NotSent, is_topic
+from .message import TRACE_HEADER, Ack, Message, NotSent, Received, TopicPartition, is_topic
+from .topic import Retention, TopicInfo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Letters = list[Received]
+
+_LETTERS_AT_ONCE: Final = 100  # of each partition
 
 
 class Mq(ComponentHandle):
@@ -30,6 +39,7 @@ class Mq(ComponentHandle):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.topics = Topics(self._log)
+        self.dead_letters = DeadLetters(self)
 
     async def send(self, message: Message, on_delivery: OnDelivery | None = None) -> Delivery:
         """Accept a message for delivery; wait for room where too many are under way already.
@@ -38,8 +48,8 @@ class Mq(ComponentHandle):
         synchronously, with the `Ack` or the error; what it raises goes to `sys.unraisablehook`. Messages are written
         in the order in which they were accepted. If cancelled, nothing was accepted.
 
-        Raises `TopicInvalid`, TypeError for a value or key that is not bytes or headers that are not text, and
-        UnicodeError for headers that UTF-8 cannot encode.
+        Raises `TopicInvalid`, `MessageTooLarge`, TypeError for a value or key that is not bytes or headers that are not
+        text, and UnicodeError for headers that UTF-8 cannot encode.
         """
         (delivery,) = await self._accept([_prepared(message)], on_delivery)
         return delivery
@@ -88,9 +98,27 @@ class Mq(ComponentHandle):
         """How many records the group has not committed yet, of each partition that a consumer of it has ever read."""
         return await self._log().call(LogActor.lag, checked_group(group))
 
-    def membership(self, group: str, topics: Sequence[str]) -> Membership:
+    def statistics(self) -> Statistics | None:
+        """What the log's present incarnation has written; None if there is none. Raises `NotStarted`."""
+        lease = self._lease()
+        return None if lease is None else lease.accumulator.statistics()
+
+    def membership(self, group: str, member: str, topics: Sequence[str]) -> Membership:
         """What a consumer needs of the log. For `consumer`, not for users."""
-        return Membership(self._log(), self._lease, group, topics)
+        return Membership(self._log(), self._lease, group, member, topics)
+
+    def leave_nowait(self, group: str, member: str) -> None:
+        """Tell the log that a consumer has gone for good, if it can be told. For `consumer`, not for users."""
+        try:
+            self._log().cast_nowait(LogActor.leave, group, member, {})
+        except (CallFailed, trio.WouldBlock):
+            pass  # its session will run out
+
+    async def call(
+        self, method: Callable[Concatenate[LogActor, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call the log's actor. For this package, not for users."""
+        return await self._log().call(method, *args, **kwargs)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -125,21 +153,103 @@ class Topics:
     def __init__(self, log: Callable[[], Handle[LogActor]]) -> None:
         self._log = log
 
-    async def create(self, topic: str, partitions: int | None = None) -> int:
+    async def create(self, topic: str, partitions: int | None = None, *, retention: Retention | None = None) -> int:
         """Create a topic unless it exists, and return how many partitions it has.
 
-        A topic that is not created is created by its first use, with `Config.partitions`.
+        A topic that is not created is created by its first use, with `Config.partitions`. `retention` is set in any
+        case; a topic that was never given one has that of the config.
 
         Raises `TopicInvalid`, ValueError for a number out of range, and `TopicExists` if it exists with another
         number of partitions than was asked for.
         """
-        if partitions is not None and not 1 <= partitions <= MOST_PARTITIONS:
-            raise ValueError(f"partitions = {partitions}: from 1 to {MOST_PARTITIONS}")
-        return await self._log().call(LogActor.create_topic, checked_topic(topic), partitions)
+        if partitions is not None:
+            checked_partitions(partitions)
+        return await self._log().call(LogActor.create_topic, checked_topic(topic), partitions, retention)
+
+    async def create_partitions(self, topic: str, total: int) -> None:
+        """Give a topic more partitions: `total` in the end. Its consumers read the new ones from their beginning.
+
+        Records of most keys go to another partition from then on than before, so for the records sent meanwhile the
+        order of a key is not kept. Raises `TopicUnknown`, ValueError, and `TopicExists` if it has more already.
+        """
+        await self._log().call(LogActor.create_partitions, topic, checked_partitions(total))
+
+    async def delete(self, topic: str) -> bool:
+        """Delete a topic, its records, and all that groups know about it. Whether it was there.
+
+        Its next use creates it anew, empty; a consumer that still reads it is such a use.
+        """
+        return await self._log().call(LogActor.delete_topic, topic)
+
+    async def describe(self, topic: str) -> TopicInfo:
+        """What a topic is like now. Raises `TopicUnknown`."""
+        return await self._log().call(LogActor.describe, topic)
 
     async def list(self) -> dict[str, int]:
         """All topics by name, and how many partitions each has."""
         return await self._log().call(LogActor.topics)
+
+
+@final
+class DeadLetters:
+    """The dead letters of a log: `Mq.dead_letters`.
+
+    What has been replayed is kept in the log as the offsets of a group of its own, ``<group>.replay``.
+    """
+
+    def __init__(self, mq: Mq) -> None:
+        self._mq = mq
+
+    async def list(self, topic: str, group: str, *, limit: int = 100) -> Letters:
+        """Letters in the dead-letter topic `topic` that `group` has put aside and that were not replayed yet.
+
+        The oldest of each partition first, at most `limit` of them. Raises `TopicInvalid` and `GroupInvalid`.
+        """
+        _, letters = await self._read(topic, group, limit)
+        return [letter for letter in letters if letter.headers.get(GROUP) == group][:limit]
+
+    async def replay(self, topic: str, group: str, *, limit: int | None = None) -> int:
+        """Send the letters back to the topics that they came from, for the consumers of `group` only.
+
+        They go to the end, so the order of their keys is not kept, and are tried there as if they were new. At most
+        `limit`, if it is given. Returns how many. May be repeated, also after it failed or was cancelled: no letter is
+        sent twice. Raises as `list` and `Mq.send_batch`.
+        """
+        sent = 0
+        while limit is None or sent < limit:
+            positions, letters = await self._read(topic, group, _LETTERS_AT_ONCE)
+            if not letters:
+                break
+            mine = [letter for letter in letters if letter.headers.get(GROUP) == group]
+            batch = mine if limit is None else mine[: limit - sent]
+            await self._send([replayed(letter) for letter in batch])
+            cut = mine[len(batch)] if len(batch) < len(mine) else None  # the first that is left for another time
+            for letter in letters[: len(letters) if cut is None else letters.index(cut)]:
+                positions[letter.place] = letter.offset + 1
+            await self._mq.call(LogActor.commit_unowned, _replay_group(group), positions)
+            sent += len(batch)
+        return sent
+
+    async def _read(self, topic: str, group: str, limit: int) -> tuple[dict[TopicPartition, int], Letters]:
+        name = _replay_group(checked_group(group))
+        positions = await self._mq.call(LogActor.begin, name, checked_topic(topic))
+        return positions, await self._mq.call(LogActor.fetch, positions, limit)
+
+    async def _send(self, letters: Sequence[Message]) -> None:
+        for result in await self._mq.send_batch(letters):
+            if isinstance(result, NotSent):
+                raise result.reason
+
+
+def _replay_group(group: str) -> str:
+    return group + ".replay"
+
+
+def checked_partitions(partitions: int) -> int:
+    """The same number; raises ValueError if no topic may have so many partitions."""
+    if not 1 <= partitions <= MOST_PARTITIONS:
+        raise ValueError(f"partitions = {partitions}: from 1 to {MOST_PARTITIONS}")
+    return partitions
 
 
 def checked_topic(topic: str) -> str:
@@ -172,7 +282,7 @@ def _prepared(message: Message) -> Message:
     trace_id = baggage().get("trace_id")
     if trace_id is None or TRACE_HEADER in message.headers:
         return message
-    return Message(message.topic, message.value, message.key, {**message.headers, TRACE_HEADER: str(trace_id)})
+    return msgspec.structs.replace(message, headers={**message.headers, TRACE_HEADER: str(trace_id)})
 
 
 def _are(kind: type, *values: object) -> bool:

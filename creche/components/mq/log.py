@@ -1,60 +1,47 @@
-"""The log in SQLite: topics, records and commits. Plain blocking code, which knows neither Trio nor actors.
+"""The log in SQLite: topics and their records. Plain blocking code, which knows neither Trio nor actors.
 
 Every write is one transaction that begins with the write lock (`BEGIN IMMEDIATE`) and reads the next offsets inside it,
 so offsets are dense even when several processes write. Nothing is cached between transactions: a rollback leaves
 nothing to be undone.
+
+Offsets are dense from the first record that retention has left, and times never go back within a partition, so the
+record of a time is found by halving.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import zlib
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from operator import sub
 
 import msgspec
 
-from ...runtime.errors import ConfigInvalid
 from .config import Synchronous
-from .errors import CommitFailed, TopicExists
-from .message import OUTBOX_HEADER, Ack, Message, Received
+from .errors import TopicExists, TopicUnknown
+from .message import OUTBOX_HEADER, Ack, Message, Received, TopicPartition
+from .schema import open_database, transaction
+from .topic import PartitionInfo, Retention, TopicInfo
 
-TopicPartition = tuple[str, int]
-_Row = tuple[str, int, int, bytes | None, bytes, str | None, float, str | None]  # of `records`
+_Row = tuple[str, int, int, bytes | None, bytes, str | None, float, str | None, int]  # of `records`
+_End = list[float]  # of a partition: next offset, bytes, time of the last record
 
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE topics (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, next_offset INTEGER NOT NULL,
-    PRIMARY KEY (topic, partition)
-) WITHOUT ROWID;
-CREATE TABLE records (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, "offset" INTEGER NOT NULL,
-    key BLOB, value BLOB NOT NULL, headers TEXT, time REAL NOT NULL, dedup TEXT,
-    PRIMARY KEY (topic, partition, "offset")
-) WITHOUT ROWID;
-CREATE UNIQUE INDEX records_dedup ON records (topic, dedup) WHERE dedup IS NOT NULL;
-CREATE TABLE commits (
-    "group" TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL, "offset" INTEGER NOT NULL,
-    PRIMARY KEY ("group", topic, partition)
-) WITHOUT ROWID;
-"""
-_INSERT_RECORD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_NEXT_OFFSETS = "SELECT next_offset FROM topics WHERE topic = ? ORDER BY partition"
-_SET_NEXT_OFFSET = "UPDATE topics SET next_offset = ? WHERE topic = ? AND partition = ?"
+_INSERT_RECORD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_PARTITION = "INSERT INTO topics VALUES (?, ?, 0, 0, 0, 0.0)"
+_ENDS = "SELECT next_offset, bytes, last_time FROM topics WHERE topic = ? ORDER BY partition"
+_SET_END = "UPDATE topics SET next_offset = ?, bytes = ?, last_time = ? WHERE topic = ? AND partition = ?"
+_SET_BEGIN = "UPDATE topics SET begin_offset = ?, bytes = bytes - ? WHERE topic = ? AND partition = ?"
+_PARTITIONS = "SELECT begin_offset, next_offset, bytes FROM topics WHERE topic = ? ORDER BY partition"
 _FETCH = """
-SELECT "offset", key, value, headers, time FROM records
+SELECT "offset", key, value, headers, time, bytes FROM records
 WHERE topic = ? AND partition = ? AND "offset" >= ? ORDER BY "offset" LIMIT ?
 """
-_COMMIT = 'INSERT OR REPLACE INTO commits ("group", topic, partition, "offset") VALUES (?, ?, ?, ?)'
-_JOIN = "INSERT OR IGNORE INTO commits SELECT ?, topic, partition, 0 FROM topics WHERE topic = ?"
-_COMMITTED = 'SELECT partition, "offset" FROM commits WHERE "group" = ? AND topic = ?'
-_LAG = """
-SELECT topic, partition, max(0, next_offset - "offset") FROM commits JOIN topics USING (topic, partition)
-WHERE "group" = ? ORDER BY topic, partition
-"""
+_TIME = 'SELECT time FROM records WHERE topic = ? AND partition = ? AND "offset" = ?'
+_OLDEST = 'SELECT bytes FROM records WHERE topic = ? AND partition = ? AND "offset" < ? ORDER BY "offset" LIMIT ?'
+_DELETE = 'DELETE FROM records WHERE topic = ? AND partition = ? AND "offset" < ?'
+_SET_RETENTION = "INSERT OR REPLACE INTO retention VALUES (?, ?, ?)"
+_OF_A_TOPIC = ("topics", "retention", "records", "commits", "owners")
 
 _headers_decoder = msgspec.json.Decoder(dict[str, str])
 
@@ -62,26 +49,26 @@ _headers_decoder = msgspec.json.Decoder(dict[str, str])
 class Log:
     """One connection to the file. Use it from one thread at a time; any thread will do."""
 
-    def __init__(self, path: str, synchronous: Synchronous, busy_timeout: float, partitions: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        synchronous: Synchronous,
+        busy_timeout: float,
+        partitions: int,
+        retention: Retention = Retention(),  # noqa: B008  # frozen
+    ) -> None:
         """Open or create the file.
 
         Raises `sqlite3.Error`, or `ConfigInvalid` if the file has the tables of another version.
         """
         self._default_partitions = partitions
+        self._default_retention = retention
         self._turn: dict[str, int] = defaultdict(int)  # {topic: how many records without a key}
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
-        try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(f"PRAGMA synchronous = {synchronous}")
-            self._create_tables(path)
-        except BaseException:
-            self._db.close()
-            raise
+        self.db = open_database(path, synchronous, busy_timeout)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
-        self._db.close()
+        self.db.close()
 
     # --- producers ----------------------------------------------------------------------------------------------------
 
@@ -91,68 +78,135 @@ class Log:
         `now` is in seconds since the epoch. Raises `sqlite3.Error` when nothing was written, `CommitFailed` when that
         is unknown.
         """
-        with self._transaction():
+        with transaction(self.db):
             batch = _Batch(self, now)
             acks = [batch.add(message) for message in messages]
             batch.store()
         return acks
 
-    def create_topic(self, topic: str, partitions: int | None = None) -> int:
-        """Create the topic unless it exists, and return how many partitions it has.
+    # --- topics -------------------------------------------------------------------------------------------------------
+
+    def create_topic(self, topic: str, partitions: int | None = None, retention: Retention | None = None) -> int:
+        """Create the topic unless it exists, and return how many partitions it has. A `retention` is set in any case.
 
         Raises `TopicExists` if `partitions` is given and it has another number.
         """
-        with self._transaction():
-            count = len(self.next_offsets(topic, partitions))
-        if partitions not in (None, count):
-            raise TopicExists(topic, count)
+        with transaction(self.db):
+            count = len(self.ends(topic, partitions))
+            if partitions not in (None, count):
+                raise TopicExists(topic, count)
+            if retention is not None:
+                self.db.execute(_SET_RETENTION, (topic, retention.time, retention.bytes))
         return count
+
+    def create_partitions(self, topic: str, total: int) -> None:
+        """Give the topic more partitions. Raises `TopicUnknown`, and `TopicExists` if it has more already."""
+        with transaction(self.db):
+            count = self._count(topic)
+            if total < count:
+                raise TopicExists(topic, count)
+            self.db.executemany(_INSERT_PARTITION, [(topic, number) for number in range(count, total)])
+
+    def delete_topic(self, topic: str) -> bool:
+        """Delete the topic with its records and all that groups know about it. Whether it was there."""
+        with transaction(self.db):
+            existed = bool(self.ends_of(topic))
+            for table in _OF_A_TOPIC:
+                self.db.execute(f"DELETE FROM {table} WHERE topic = ?", (topic,))
+        return existed
 
     def topics(self) -> dict[str, int]:
         """All topics by name, and how many partitions each has."""
-        return dict(self._db.execute("SELECT topic, count(*) FROM topics GROUP BY topic ORDER BY topic"))
+        return dict(self.db.execute("SELECT topic, count(*) FROM topics GROUP BY topic ORDER BY topic"))
 
-    # --- consumers ----------------------------------------------------------------------------------------------------
+    def describe(self, topic: str) -> TopicInfo:
+        """What the topic is like. Raises `TopicUnknown`."""
+        with transaction(self.db):
+            self._count(topic)
+            partitions = tuple(PartitionInfo(*row) for row in self.db.execute(_PARTITIONS, (topic,)))
+            return TopicInfo(topic, partitions, self._retention_of(topic))
 
-    def join(self, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        """Where the group goes on in each partition of the topics, from 0 where it has never been. Creates topics."""
-        with self._transaction():
-            for topic in topics:
-                self.next_offsets(topic)
-                self._db.execute(_JOIN, (group, topic))
-        return {
-            (topic, partition): offset
-            for topic in topics
-            for partition, offset in self._db.execute(_COMMITTED, (group, topic))
-        }
+    # --- reading ------------------------------------------------------------------------------------------------------
 
-    def fetch(self, positions: Mapping[TopicPartition, int], limit: int) -> list[Received]:
-        """Records from each position on, in order, at most `limit` of each partition."""
+    def fetch(
+        self, positions: Mapping[TopicPartition, int], limit: int, max_bytes: int | None = None
+    ) -> list[Received]:
+        """Records from each position on, in order.
+
+        At most `limit` of each partition, and not more than `max_bytes` of it, but at least one if there is one.
+        """
         return [
             record
             for (topic, partition), offset in positions.items()
-            for record in self._fetch_one(topic, partition, offset, limit)
+            for record in self._fetch_one(topic, partition, offset, limit, max_bytes)
         ]
 
-    def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-        """Set, in one transaction, the offset from which the group will go on in each partition."""
-        with self._transaction():
-            self._db.executemany(_COMMIT, [(group, *place, offset) for place, offset in offsets.items()])
+    def offset_at(self, topic: str, partition: int, time: float) -> int:
+        """The offset of the first record from `time` on, in seconds since the epoch; the next one if there is none."""
+        with transaction(self.db):
+            row = self.db.execute(_PARTITIONS + " LIMIT 1 OFFSET ?", (topic, partition)).fetchone()
+            if row is None:
+                raise TopicUnknown(f"{topic}/{partition}")
+            return self._first_from((topic, partition), time, row[0], row[1])
 
-    def lag(self, group: str) -> dict[TopicPartition, int]:
-        """How many records the group has not committed, of each partition that it has joined."""
-        return {(topic, partition): lag for topic, partition, lag in self._db.execute(_LAG, (group,))}
+    # --- retention ----------------------------------------------------------------------------------------------------
+
+    def expire(self, now: float, limit: int) -> dict[TopicPartition, tuple[int, int]]:
+        """Delete what retention says, at most `limit` records of each partition, in one transaction.
+
+        Returns how many records were deleted and where the partition begins now, of those of which any were.
+        """
+        with transaction(self.db):
+            return {
+                (topic, partition): (records, begin + records)
+                for topic in self.topics()
+                for partition, (begin, end, size) in enumerate(self.db.execute(_PARTITIONS, (topic,)).fetchall())
+                if (records := self._expire((topic, partition), PartitionInfo(begin, end, size), now, limit))
+            }
+
+    def _expire(self, place: TopicPartition, info: PartitionInfo, now: float, limit: int) -> int:
+        retention, too_old, too_much = self._retention_of(place[0]), 0, 0
+        if retention.time is not None:
+            too_old = self._first_from(place, now - retention.time, info.begin, info.end) - info.begin
+        if retention.bytes is not None and info.bytes > retention.bytes:
+            oldest = (size for (size,) in self.db.execute(_OLDEST, (*place, info.end, limit)))
+            left = accumulate(oldest, sub, initial=info.bytes)
+            too_much = sum(1 for bytes_left in left if bytes_left > retention.bytes)
+        records = min(max(too_old, too_much), limit)
+        if records:
+            self._delete_oldest(place, info.begin + records, records)
+        return records
+
+    def _delete_oldest(self, place: TopicPartition, begin: int, records: int) -> None:
+        freed = sum(size for (size,) in self.db.execute(_OLDEST, (*place, begin, records)))
+        self.db.execute(_DELETE, (*place, begin))
+        self.db.execute(_SET_BEGIN, (begin, freed, *place))
+
+    def _retention_of(self, topic: str) -> Retention:
+        row = self.db.execute("SELECT time, bytes FROM retention WHERE topic = ?", (topic,)).fetchone()
+        return self._default_retention if row is None else Retention(*row)
+
+    def _first_from(self, place: TopicPartition, time: float, begin: int, end: int) -> int:
+        while begin < end:
+            middle = (begin + end) // 2
+            (found,) = self.db.execute(_TIME, (*place, middle)).fetchone()
+            begin, end = (middle + 1, end) if found < time else (begin, middle)
+        return begin
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def next_offsets(self, topic: str, partitions: int | None = None) -> list[int]:
-        """The next offset of each partition of a topic, which is created if need be. Requires a transaction."""
-        offsets = [offset for (offset,) in self._db.execute(_NEXT_OFFSETS, (topic,))]
-        if offsets:
-            return offsets
+    def ends_of(self, topic: str) -> list[_End]:
+        """Next offset, bytes and time of the last record, of each partition; none if there is no such topic."""
+        return list(map(list, self.db.execute(_ENDS, (topic,))))
+
+    def ends(self, topic: str, partitions: int | None = None) -> list[_End]:
+        """The same of a topic that is created if need be. Requires a transaction."""
+        ends = self.ends_of(topic)
+        if ends:
+            return ends
         count = partitions or self._default_partitions
-        self._db.executemany("INSERT INTO topics VALUES (?, ?, 0)", [(topic, number) for number in range(count)])
-        return [0] * count
+        self.db.executemany(_INSERT_PARTITION, [(topic, number) for number in range(count)])
+        return [[0, 0, 0.0] for _ in range(count)]
 
     def take_turn(self, topic: str) -> int:
         """Records without a key go to the partitions in turn, which is all that this number is for."""
@@ -161,45 +215,33 @@ class Log:
 
     def find_duplicate(self, topic: str, dedup: str) -> Ack | None:
         """The place of the record that has this id already."""
-        row = self._db.execute(
+        row = self.db.execute(
             'SELECT partition, "offset", time FROM records WHERE topic = ? AND dedup = ?', (topic, dedup)
         ).fetchone()
         return None if row is None else Ack(topic, *row)
 
-    def store(self, rows: list[_Row], next_offsets: list[tuple[int, str, int]]) -> None:
+    def store(self, rows: list[_Row], ends: list[tuple[float | str, ...]]) -> None:
         """Write a batch of records. Requires a transaction."""
-        self._db.executemany(_INSERT_RECORD, rows)
-        self._db.executemany(_SET_NEXT_OFFSET, next_offsets)
+        self.db.executemany(_INSERT_RECORD, rows)
+        self.db.executemany(_SET_END, ends)
 
-    def _fetch_one(self, topic: str, partition: int, offset: int, limit: int) -> Iterator[Received]:
-        for number, key, value, headers, time in self._db.execute(_FETCH, (topic, partition, offset, limit)):
+    def _count(self, topic: str) -> int:
+        count = len(self.ends_of(topic))
+        if not count:
+            raise TopicUnknown(topic)
+        return count
+
+    def _fetch_one(
+        self, topic: str, partition: int, offset: int, limit: int, max_bytes: int | None
+    ) -> Iterator[Received]:
+        room = max_bytes
+        for number, key, value, headers, time, size in self.db.execute(_FETCH, (topic, partition, offset, limit)):
+            if room is not None:
+                if room < size and room is not max_bytes:
+                    return
+                room -= size
             decoded = {} if headers is None else _headers_decoder.decode(headers)
             yield Received(topic, value, key, decoded, partition=partition, offset=number, time=time)
-
-    @contextmanager
-    def _transaction(self) -> Generator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            if self._db.in_transaction:  # a full disk makes SQLite roll back by itself
-                self._db.execute("ROLLBACK")
-            raise
-        try:
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            # The commit record may have reached the disk: only the next opening can tell.
-            raise CommitFailed(str(error)) from error
-
-    def _create_tables(self, path: str) -> None:
-        with self._transaction():
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise ConfigInvalid("$.path", path, f"its tables have version {version}, this creche reads {_VERSION}")
 
 
 class _Batch:
@@ -208,8 +250,8 @@ class _Batch:
     def __init__(self, log: Log, now: float) -> None:
         self._log = log
         self._now = now
-        self._ends: dict[str, list[int]] = {}  # {topic: next offset of each partition}
-        self._moved: dict[TopicPartition, int] = {}  # what of it has changed
+        self._ends: dict[str, list[_End]] = {}
+        self._moved: dict[TopicPartition, _End] = {}  # what of it has changed
         self._rows: list[_Row] = []
         self._seen: dict[tuple[str, str], Ack] = {}  # {(topic, outbox id): where it stands}, of this batch
 
@@ -225,19 +267,21 @@ class _Batch:
 
     def store(self) -> None:
         """Hand everything to SQLite."""
-        self._log.store(self._rows, [(end, *place) for place, end in self._moved.items()])
+        self._log.store(self._rows, [(*end, *place) for place, end in self._moved.items()])
 
     def _append(self, message: Message, dedup: str | None) -> Ack:
         topic, value, key = message.topic, message.value, message.key
         ends = self._ends.get(topic)
         if ends is None:
-            ends = self._ends[topic] = self._log.next_offsets(topic)
+            ends = self._ends[topic] = self._log.ends(topic)
         partition = (self._log.take_turn(topic) if key is None else partition_hash(key)) % len(ends)
-        offset = ends[partition]
-        ends[partition] = self._moved[topic, partition] = offset + 1
+        end = self._moved[topic, partition] = ends[partition]
+        offset, size = int(end[0]), message.size
+        time = max(self._now, end[2])
+        end[:] = (offset + 1, end[1] + size, time)
         headers = msgspec.json.encode(message.headers).decode() if message.headers else None
-        self._rows.append((topic, partition, offset, key, value, headers, self._now, dedup))
-        return Ack(topic, partition, offset, self._now)
+        self._rows.append((topic, partition, offset, key, value, headers, time, dedup, size))
+        return Ack(topic, partition, offset, time)
 
 
 def partition_hash(key: bytes) -> int:

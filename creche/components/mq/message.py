@@ -8,12 +8,15 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 T = TypeVar("T")
+TopicPartition = tuple[str, int]
 
 TRACE_HEADER: Final = "X-Trace-ID"
 """Carries the trace id of the sender's baggage to the consumer's handler."""
 
 OUTBOX_HEADER: Final = "creche-outbox-id"
 """Makes a publish idempotent: a topic takes one record per value; later ones are acknowledged with its place."""
+
+ORIGINAL_TOPIC: Final = "creche-original-topic"
 
 
 def is_topic(name: str) -> bool:
@@ -45,18 +48,43 @@ class Message(msgspec.Struct, frozen=True):
         """The value, read as JSON into `type`. Raises `msgspec.ValidationError` or `msgspec.DecodeError`."""
         return msgspec.json.decode(self.value, type=type)
 
+    @property
+    def size(self) -> int:
+        """Bytes of value, key and headers together, headers counted in characters."""
+        headers = sum(map(len, self.headers)) + sum(map(len, self.headers.values())) if self.headers else 0
+        return len(self.value) + (0 if self.key is None else len(self.key)) + headers
+
+
+class Letter(Message, frozen=True):
+    """A record on its way to a retry topic, to the dead letters, or back.
+
+    It is there already and has to go somewhere: what its headers get on the way does not count for
+    `Config.max_message_bytes`.
+    """
+
 
 class Received(Message, frozen=True, kw_only=True):
     """A record as a consumer's handler gets it.
 
-    `time` is when the log took it, in seconds since the epoch. `attempt` is 1 at first and counts the failures that
-    the retry policy counts; it starts anew when the record is delivered again by another incarnation of the consumer.
+    `time` is when the log took it, in seconds since the epoch; within a partition it never goes back. `attempt` is 1 at
+    first and counts the failures that the retry policy counts, those before it went to a retry topic included; it
+    starts anew in a topic when the record is delivered again by another incarnation of the consumer.
     """
 
     partition: int
     offset: int
     time: float
     attempt: int = 1
+
+    @property
+    def place(self) -> TopicPartition:
+        """Topic and partition."""
+        return self.topic, self.partition
+
+    @property
+    def original_topic(self) -> str:
+        """The topic that it was sent to at first: `topic`, unless that is a retry topic or one of dead letters."""
+        return self.headers.get(ORIGINAL_TOPIC, self.topic)
 
 
 class Ack(msgspec.Struct, frozen=True, gc=False):

@@ -1,68 +1,164 @@
-"""How far a consumer has come in one partition, and what its tasks wake each other with."""
+"""How far a consumer has come in one partition: pure, apart from the events that tasks wait for.
+
+Done is what counts for a commit, and only what is contiguously done: everything before `Window.done`. Records behind it
+may be done, too, when keys are handled in parallel; they are remembered and cost their place in the window, so what a
+consumer holds is bounded although one record hangs.
+"""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 import trio
 
-from .log import TopicPartition
+from .message import Received, TopicPartition
+
+Lane = bytes | int | None  # a key; the offset of a record without one; or the whole partition
 
 
-class Progress:
-    """One partition, as one incarnation of a consumer sees it.
+class Entry:
+    """A record that was fetched, on its way to be done."""
 
-    `done` is the next offset to handle: everything before it is done, which is all that may be committed. While a
-    worker is at the partition (`busy`) nothing else fetches for it or handles it, so its order is kept. A `seek` moves
-    `done` and begins another `epoch`; the worker of the former one finds out after the record in hand and leaves the
-    partition as it is then.
+    __slots__ = ("done", "failures", "lane", "record", "tries", "window")
+
+    def __init__(self, record: Received, window: Window, lane: Lane) -> None:
+        self.record: Final = record
+        self.window: Final = window
+        self.lane: Final = lane
+        self.done = False
+        self.failures = 0  # those that count, in this topic
+        self.tries = 0  # all failures
+
+
+class Window:
+    """What was fetched of a partition from some offset on, and what of it is done.
+
+    Records of one lane are handed out one after another; lanes are keys, or with `by_key` False the whole partition is
+    one. An entry that was handed out comes back through `finish`, and then the next one of its lane is handed out.
     """
 
-    def __init__(self, place: TopicPartition, committed: int) -> None:
+    def __init__(self, offset: int, *, by_key: bool) -> None:
+        self.position = offset  # the next to fetch
+        self.size = 0  # bytes
+        self.closed: Final = trio.Event()
+        self._by_key = by_key
+        self._entries: deque[Entry] = deque()  # from the first that is not done
+        self._lanes: dict[Lane, deque[Entry]] = {}  # what waits behind the entry that is out
+
+    def __len__(self) -> int:
+        """Records held: all from the first that is not done."""
+        return len(self._entries)
+
+    @property
+    def done(self) -> int:
+        """Everything before this offset is done."""
+        return self._entries[0].record.offset if self._entries else self.position
+
+    def add(self, records: Iterable[Received]) -> list[Entry]:
+        """Take what was fetched from `position` on. Returns the entries that may be handled now."""
+        out: list[Entry] = []
+        for record in records:
+            entry = Entry(record, self, self._lane_of(record))
+            self._entries.append(entry)
+            self.size += record.size
+            self.position = record.offset + 1
+            behind = self._lanes.get(entry.lane)
+            if behind is None:
+                self._lanes[entry.lane] = deque()
+                out.append(entry)
+            else:
+                behind.append(entry)
+        return out
+
+    def finish(self, entry: Entry) -> Entry | None:
+        """The entry is done. Returns the next one of its lane, which may be handled now."""
+        entry.done = True
+        while self._entries and self._entries[0].done:
+            self.size -= self._entries.popleft().record.size
+        behind = self._lanes[entry.lane]
+        if behind:
+            return behind.popleft()
+        del self._lanes[entry.lane]
+        return None
+
+    def _lane_of(self, record: Received) -> Lane:
+        if not self._by_key:
+            return None
+        return record.offset if record.key is None else record.key
+
+
+class Partition:
+    """One that the consumer reads. A seek gives it another window; entries of the former one are stale."""
+
+    def __init__(self, place: TopicPartition, committed: int, *, by_key: bool) -> None:
         self.place: Final = place
-        self.done = committed
-        self.committed: int | None = committed  # None: what the log knows is out of date, whatever `done` is
-        self.busy = False
-        self.epoch = 0
-        self.failures = 0  # of the record at `done`: those that count
-        self.tries = 0  # of the record at `done`: all of them
-        self._interrupted = trio.Event()
+        self.window = Window(committed, by_key=by_key)
+        self.committed: int | None = committed  # None: what the log knows is out of date, whatever is done
+        self.paused = False
+        self.leaving = False  # to be released: nothing new is begun
+        self.lost = False  # it is somebody else's
+        self.at_end = False  # there was nothing more to fetch
+        self.held: list[Entry] = []  # they would be next, but it is paused
+        self.scopes: dict[Entry, trio.CancelScope] = {}  # of handlers that run
+        self.letters = 0  # on their way to other topics
+        self._by_key = by_key
+        self._idle = trio.Event()
 
-    def advance(self, epoch: int, offset: int) -> int:
-        """The record at `offset` is done. Returns how many offsets that moved: none if the epoch is over."""
-        if epoch != self.epoch:
-            return 0
-        moved = offset + 1 - self.done
-        self.done = offset + 1
-        self.failures = self.tries = 0
-        return moved
+    def counts(self, entry: Entry) -> bool:
+        """Whether it still matters what becomes of the entry: it was neither sought away nor lost."""
+        return entry.window is self.window and not self.lost
 
-    def seek(self, offset: int) -> None:
-        """Go on from `offset`."""
-        self.epoch += 1
-        self.done = offset
-        self.committed = None
-        self.failures = self.tries = 0
-        self.interrupt()
+    def may_begin(self, entry: Entry) -> bool:
+        """Whether the entry may still be handled."""
+        return entry.window is self.window and not self.window.closed.is_set() and not self.leaving
+
+    def is_hungry(self, records: int, size: int) -> bool:
+        """Whether it may hold more, holding not more than so many records and bytes, and nothing old runs any more."""
+        if self.at_end or self.paused or self.leaving or len(self.window) > records or self.window.size > size:
+            return False
+        return all(entry.window is self.window for entry in self.scopes)
 
     def is_due(self) -> bool:
         """Whether there is something to commit."""
-        return self.committed != self.done
+        return self.committed != self.window.done
 
-    def failed(self, counts: bool) -> None:
-        """The record at `done` was tried in vain."""
-        self.tries += 1
-        self.failures += counts
+    def is_idle(self) -> bool:
+        """Whether nobody works for it. No handler overlaps with one of a former window."""
+        return not self.scopes and not self.letters
 
-    def interrupt(self) -> None:
-        """Let the worker look up from its backoff."""
-        self._interrupted.set()
-        self._interrupted = trio.Event()
+    def seek(self, offset: int) -> None:
+        """Go on from `offset`."""
+        self.window.closed.set()
+        self.window = Window(offset, by_key=self._by_key)
+        self.at_end = False
+        self.committed = None
+        self.held.clear()
 
-    async def back_off(self, delay: float) -> None:
-        """Sleep for `delay` seconds, or until interrupted."""
-        with trio.move_on_after(delay):
-            await self._interrupted.wait()
+    def leave(self) -> None:
+        """Begin nothing more. What runs goes on, and counts."""
+        self.leaving = True
+        self.window.closed.set()
+        self.held.clear()
+
+    def lose(self) -> None:
+        """Somebody else may be at it already: end what runs."""
+        self.leave()
+        self.lost = True
+        for scope in self.scopes.values():
+            scope.cancel()
+
+    def tell_if_idle(self) -> None:
+        """To be called when somebody has ended to work for it."""
+        if self.is_idle():
+            idle, self._idle = self._idle, trio.Event()
+            idle.set()
+
+    async def wait_idle(self) -> None:
+        """Return when nobody works for it."""
+        while not self.is_idle():
+            await self._idle.wait()
 
 
 class Latch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,50 +12,61 @@ from ...runtime.checks import require
 from ...runtime.errors import CallFailed, NotDelivered
 from .errors import Unavailable
 
-Action = Literal["retry", "dead_letter", "drop"]
-_ACTIONS: tuple[Action, ...] = ("retry", "dead_letter", "drop")
+Action = Literal["retry", "retry_topic", "dead_letter", "drop"]
+Choice = Literal["retry", "dead_letter", "drop"]
+_CHOICES: tuple[Choice, ...] = ("retry", "dead_letter", "drop")
 
 WEATHER = (CallFailed, Unavailable)
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Retry in place: the record's partition waits, so the order within it is kept.
+    """First retry in place, which keeps the order; then through retry topics, which gives it up; then dead letters.
 
     Parameters
     ----------
     attempts
-        After so many failures a record goes to the dead-letter topic.
+        Tries in place. What waits behind the record in its order (its key, or its partition) waits with it.
     backoff
         The delays between them.
+    topics
+        Delays in seconds. After `attempts` failures the record goes to a retry topic, comes back from it after the
+        first of these delays for one more try, and so on. Meanwhile the records behind it are handled: it loses its
+        place in the order. Empty: no retry topics. At last it goes to the dead-letter topic.
     on
         Exceptions that are treated otherwise: ``"dead_letter"`` at once, ``"drop"`` (done, and told by an event only),
         or ``"retry"``. The entry for the nearest class in the exception's inheritance counts.
 
     Failed calls (`creche.CallFailed`) and `Unavailable` are weather, not poison: unless `on` says otherwise they are
-    retried for as long as it takes, and do not count as attempts.
+    retried in place for as long as it takes, and do not count as attempts.
     """
 
     attempts: int = 5
     backoff: Backoff = field(default_factory=lambda: Backoff(first=0.2, free=0))
-    on: Mapping[type[Exception], Action] = field(default_factory=dict[type[Exception], Action])
+    topics: tuple[float, ...] = ()
+    on: Mapping[type[Exception], Choice] = field(default_factory=dict[type[Exception], Choice])
 
     def __post_init__(self) -> None:
         require(self, "attempts", self.attempts >= 1, "at least 1")
+        require(self, "topics", all(map(_is_delay, self.topics)), "delays in seconds, above 0")
         require(self, "on", all(map(_is_exception_class, self.on)), "the keys are subclasses of Exception")
-        require(self, "on", all(action in _ACTIONS for action in self.on.values()), f"the values are of {_ACTIONS}")
+        require(self, "on", all(choice in _CHOICES for choice in self.on.values()), f"the values are of {_CHOICES}")
 
     def counts(self, error: Exception) -> bool:
         """Whether the failure is the record's own."""
         return not isinstance(error, WEATHER)
 
-    def action(self, error: Exception, failures: int) -> Action:
-        """What to do about `error`. `failures` counts those of this record that count, this one included."""
-        named: list[Action] = [self.on[kind] for kind in type(error).__mro__ if kind in self.on]
-        action: Action = named[0] if named else "retry"
-        if action == "retry" and self.counts(error) and failures >= self.attempts:
-            return "dead_letter"
-        return action
+    def action(self, error: Exception, failures: int, stage: int = 0) -> Action:
+        """What to do about `error`.
+
+        `failures` counts those of this record that count, in this topic, this one included. `stage` is 0 in the
+        original topic, n in the n-th retry topic.
+        """
+        named: list[Choice] = [self.on[kind] for kind in type(error).__mro__ if kind in self.on]
+        choice: Choice = named[0] if named else "retry"
+        if choice == "retry" and self.counts(error) and failures >= (1 if stage else self.attempts):
+            return "retry_topic" if stage < len(self.topics) else "dead_letter"
+        return choice
 
     def delay(self, error: Exception, tries: int, rng: Jitter) -> float:
         """Seconds until the next try, after `tries` in a row failed; not before what the error says is worth it."""
@@ -65,3 +77,7 @@ class RetryPolicy:
 
 def _is_exception_class(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Exception)
+
+
+def _is_delay(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0

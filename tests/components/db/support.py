@@ -73,6 +73,14 @@ def lease_of(db: component.Db) -> DbLease:
     return cast("DbLease", cell_of(db).granted)
 
 
+async def killed(runtime: Runtime, db: component.Db) -> None:
+    """Kill the actor and wait until that incarnation is over."""
+    lease = lease_of(db)
+    assert runtime.kill(db, "test")
+    while cell_of(db).granted is lease:
+        await trio.lowlevel.checkpoint()
+
+
 async def begin_and_hold(
     db: component.Db, name: str, task_status: trio.TaskStatus[Callable[[], None]] = trio.TASK_STATUS_IGNORED
 ) -> None:

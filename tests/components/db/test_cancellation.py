@@ -13,6 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from creche.components import db as component
+from creche.components.db.lease import DbLease
 from creche.components.mq.message import Message
 
 from .support import begin_and_hold, cell_of, item, lease_of, names, raw, running
@@ -43,6 +44,23 @@ async def transaction(db: component.Db, name: str) -> None:
         await tx.publish(Message("topic", name.encode()))
         await trio.lowlevel.checkpoint()
         await tx.execute(item(f"{name}-2"))
+
+
+async def function(db: component.Db, name: str) -> None:
+    def add(tx: component.SyncTransaction) -> None:
+        tx.execute(item(f"{name}-1"))
+        tx.publish(Message("topic", name.encode()))
+        tx.execute(item(f"{name}-2"))
+
+    await db.transact_sync(add)
+
+
+async def session(db: component.Db, name: str) -> None:
+    async with db.session() as orm:
+        await orm.execute(item(f"{name}-1"))
+        await orm.publish(Message("topic", name.encode()))
+        await orm.flush()
+        await orm.execute(item(f"{name}-2"))
 
 
 async def published(db: component.Db, name: str) -> None:
@@ -76,7 +94,9 @@ async def try_with_cancel_at(db: component.Db, operation: Operation, name: str, 
     return scope.cancelled_caught, cancel.left <= 0
 
 
-@pytest.mark.parametrize(("operation", "whole"), [(plain, 2), (transaction, 3), (published, 2)])
+@pytest.mark.parametrize(
+    ("operation", "whole"), [(plain, 2), (transaction, 3), (function, 3), (session, 3), (published, 2)]
+)
 @pytest.mark.parametrize("contended", [False, True])
 async def test_cancelled_at_any_step_it_is_all_or_nothing(
     tmp_path: Path, operation: Operation, whole: int, contended: bool
@@ -104,16 +124,17 @@ async def test_cancelled_at_any_step_it_is_all_or_nothing(
 
 
 class WhileCommitting(trio.abc.Instrument):
-    """Does something once, while the db actor has COMMIT in hand."""
+    """Does something once, while the thread has COMMIT in hand."""
 
     def __init__(self, db: component.Db, do: Callable[[], object]) -> None:
-        self._cell = cell_of(db)
+        self._db = db
         self._do = do
         self.done = False
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        in_hand = self._cell._current
-        if in_hand is not None and in_hand.spec.name == "commit" and not self.done:
+        lease = cell_of(self._db).granted
+        step = lease.writer.turn.step if isinstance(lease, DbLease) and lease.writer.turn is not None else None
+        if step is not None and step.taken and step.work.commit and not self.done:
             self.done = True
             self._do()
 

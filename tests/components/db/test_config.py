@@ -23,6 +23,7 @@ def test_a_database_that_a_crash_would_lose_is_refused(path: str) -> None:
     [
         ({"backend": "oracle"}, "$.backend"),
         ({"synchronous": "sometimes"}, "$.synchronous"),
+        ({"pool_size": -1}, "$.pool_size"),
         ({"busy_timeout": -1}, "$.busy_timeout"),
         ({"transaction_timeout": 0}, "$.transaction_timeout"),
         ({"slow_after": 0}, "$.slow_after"),

@@ -16,7 +16,7 @@ from creche import Runtime
 from creche.components import db as component
 from creche.components.mq.message import Message
 
-from .support import ENDLESS, cell_of, item, names, outcome_of, running
+from .support import ENDLESS, cell_of, item, killed, lease_of, names, outcome_of, running
 
 # --- one at a time ----------------------------------------------------------------------------------------------------
 
@@ -55,13 +55,14 @@ async def test_a_crash_during_a_statement_of_a_transaction_loses_it(tmp_path: Pa
         assert await names(db) == []
 
 
-async def test_a_crash_during_a_statement_on_its_own_leaves_its_outcome_unknown(tmp_path: Path) -> None:
-    """As for any message in hand."""
+async def test_a_crash_during_a_statement_on_its_own_undoes_it(tmp_path: Path) -> None:
+    """It is interrupted and rolled back, and its caller is told that nothing of it is stored."""
     async with running(tmp_path) as (runtime, db), trio.open_nursery() as nursery:
 
         async def check() -> None:
-            with pytest.raises(creche.OutcomeUnknown):
+            with pytest.raises(component.TransactionLost) as caught:
                 await db.scalar(ENDLESS)
+            assert caught.value.reason == "crash"
 
         nursery.start_soon(check)
         await wait_all_tasks_blocked(0.005)
@@ -98,9 +99,11 @@ async def test_those_who_wait_in_line_queue_up_at_the_successor(tmp_path: Path) 
 async def test_a_statement_that_is_sent_while_the_actor_is_dying_goes_to_its_successor(tmp_path: Path) -> None:
     """It was not handled, so nobody need know: neither a statement on its own nor the first of a transaction."""
     async with running(tmp_path) as (runtime, db):
+        lease_of(db).close()
         runtime.kill(db, "test")
         await db.execute(item("a"))
         async with db.transaction() as tx:
+            lease_of(db).close()
             runtime.kill(db, "test")
             await tx.execute(item("b"))
         assert cell_of(db).incarnation == 3
@@ -108,11 +111,12 @@ async def test_a_statement_that_is_sent_while_the_actor_is_dying_goes_to_its_suc
 
 
 async def test_a_commit_that_was_never_handled_is_known_not_to_be_stored(tmp_path: Path) -> None:
-    """Sent while the actor is dying, COMMIT reaches nobody: TransactionLost, not OutcomeUnknown."""
+    """Sent when the connection is closing, COMMIT reaches nobody: TransactionLost, not OutcomeUnknown."""
     async with running(tmp_path) as (runtime, db):
         with pytest.raises(component.TransactionLost):
             async with db.transaction() as tx:
                 await tx.execute(item("a"))
+                lease_of(db).close()
                 runtime.kill(db, "test")
         assert await names(db) == []
 
@@ -135,7 +139,7 @@ async def test_a_database_that_stays_down_does_not_keep_its_callers(tmp_path: Pa
             spec = component.component(component.Config(path=str(tmp_path / "test.db")))
             slow = creche.Backoff(first=1000.0, cap=1000.0, free=0)
             db = await runtime.start(spec.options(backoff=slow, down_wait=0.02))
-            runtime.kill(db, "test")
+            await killed(runtime, db)
             with pytest.raises(creche.NotDelivered) as caught:
                 await db.scalar(sa.text("SELECT 1"))
             assert caught.value.retry_after is not None

@@ -15,7 +15,7 @@ from creche.components import db as component
 from creche.runtime.errors import NotStarted, StartFailed, Unavailable
 from creche.runtime.events import Event
 
-from .support import ENDLESS, ITEMS, METADATA, PARTS, cell_of, config, item, names, raw, running
+from .support import ENDLESS, ITEMS, METADATA, PARTS, cell_of, config, item, killed, names, raw, running
 
 # --- results ----------------------------------------------------------------------------------------------------------
 
@@ -66,7 +66,7 @@ async def test_rows_outlive_the_connection_they_came_from(tmp_path: Path) -> Non
     async with running(tmp_path) as (runtime, db):
         await db.execute(item("a"))
         rows = await db.all(sa.select(ITEMS))
-        runtime.kill(db, "test")
+        await killed(runtime, db)
         assert await names(db) == ["a"]
         assert cell_of(db).incarnation == 2
         assert (rows[0].name, rows[0]._mapping["size"]) == ("a", 0)

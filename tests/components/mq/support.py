@@ -39,7 +39,7 @@ async def log_at(
 
 @asynccontextmanager
 async def virtual_log_at(
-    path: Path, monkeypatch: pytest.MonkeyPatch, **config: Any
+    path: Path, monkeypatch: pytest.MonkeyPatch, clock: Callable[[], float] = time.time, **config: Any
 ) -> AsyncGenerator[tuple[creche.Runtime, m.Mq]]:
     """The same for tests in virtual time: blocking work runs inline, for autojump takes a wait for a thread as idle."""
 
@@ -49,7 +49,7 @@ async def virtual_log_at(
 
     async with creche.open_runtime("test", intensity=MANY_RESTARTS, seed=1) as runtime:
         monkeypatch.setattr(runtime, "run_blocking", run_inline)
-        yield runtime, await _started(runtime, m.Config(path=str(path), **config), time.time)
+        yield runtime, await _started(runtime, m.Config(path=str(path), **config), clock)
 
 
 async def _started(runtime: creche.Runtime, config: m.Config, clock: Callable[[], float]) -> m.Mq:
@@ -101,6 +101,15 @@ def message(value: int | str, key: bytes | None = b"k", topic: str = "t") -> m.M
 async def send(mq: m.Mq, *values: int | str, key: bytes | None = b"k", topic: str = "t") -> None:
     for result in await mq.send_batch([message(value, key, topic) for value in values]):
         assert isinstance(result, m.Ack)
+
+
+async def sent_at_last(mq: m.Mq, record: m.Message) -> m.Ack:
+    """Send a record as often as it takes."""
+    while True:
+        try:
+            return await mq.send_sync(record)
+        except creche.CallFailed:
+            await trio.lowlevel.checkpoint()
 
 
 class Boom(Exception):

@@ -9,7 +9,6 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-import creche
 from creche.components import mq as m
 
 from .support import HeldClock, Seen, cancelled_at_checkpoint, log_at, message, values_in
@@ -30,6 +29,10 @@ OPERATIONS: dict[str, Operation] = {
     "lag": lambda mq, _n: mq.lag("g"),
     "topics.create": lambda mq, n: mq.topics.create(f"new{n}", 7),
     "topics.list": lambda mq, _n: mq.topics.list(),
+    "topics.describe": lambda mq, _n: mq.topics.describe("t"),
+    "topics.delete": lambda mq, _n: mq.topics.delete("other"),
+    "topics.create_partitions": lambda mq, _n: mq.topics.create_partitions("t", 3),
+    "dead_letters.list": lambda mq, _n: mq.dead_letters.list("t.dead_letter", "g"),
 }
 
 
@@ -108,11 +111,14 @@ async def test_a_cancelled_send_is_taken_back_unless_it_is_being_written(tmp_pat
     assert values_in(path) == [b"writing", b"accepted"]
 
 
-STEERING: dict[str, Callable[[creche.Handle[m.Consumer]], Awaitable[object]]] = {
-    "pause": lambda consumer: consumer.ask.pause(),
-    "resume": lambda consumer: consumer.ask.resume(),
-    "seek": lambda consumer: consumer.ask.seek("t", 0, 0),
-    "lag": lambda consumer: consumer.ask.lag(),
+STEERING: dict[str, Callable[[m.Consumer], Awaitable[object]]] = {
+    "pause": lambda consumer: consumer.pause(),
+    "resume": lambda consumer: consumer.resume(),
+    "pause one": lambda consumer: consumer.pause("t", 0),
+    "seek": lambda consumer: consumer.seek("t", 0, 0),
+    "seek to the beginning": lambda consumer: consumer.seek("t", 0, "beginning"),
+    "seek to a time": lambda consumer: consumer.seek_to_time("t", 0, 0.0),
+    "lag": lambda consumer: consumer.lag(),
 }
 
 
@@ -126,10 +132,35 @@ async def test_a_cancelled_steering_call_leaves_the_consumer_working(name: str, 
         await seen.until_done(1)
         n = 1
         while await cancelled_at_checkpoint(n, lambda: STEERING[name](consumer)):
-            await consumer.ask.resume()
+            await consumer.resume()
             ack = await mq.send_sync(message(n))
             await seen.until(lambda: bool(seen.done) and seen.done[-1].offset == ack.offset)  # noqa: B023
-            assert await consumer.ask.lag() == {("t", 0): 0}
+            assert await consumer.lag() == {("t", 0): 0}
             n += 1
         assert n > 1
         assert runtime.node_of(consumer).incarnation == 1
+
+
+async def test_a_start_or_stop_that_is_cancelled_leaves_a_working_group(tmp_path: Path) -> None:
+    """At each checkpoint of either, in the midst of a rebalance: the member is in or out, and nothing is lost."""
+    seen = Seen()
+    async with log_at(tmp_path / "log", partitions=2, commit_every=1, session_timeout=1000.0) as (runtime, mq):
+        await runtime.start(m.consumer(mq, "g", "t", seen, name="stays"))
+        sent, n, again = 0, 0, True
+        while again:
+            n += 1
+            comes = m.consumer(mq, "g", "t", seen, name=f"comes{n}")
+
+            async def start_and_stop() -> None:
+                await runtime.stop(await runtime.start(comes))  # noqa: B023  # called at once
+
+            again = await cancelled_at_checkpoint(n, start_and_stop)
+            await mq.send_batch([message(n, b"%d" % key) for key in range(5)])
+            sent += 5
+            await seen.until_done(sent)
+            if any(child.name == f"comes{n}" for child in runtime.tree().children):
+                await runtime.stop(f"root/comes{n}")
+        while set((await mq.lag("g")).values()) != {0}:
+            await trio.lowlevel.checkpoint()
+    assert n > 2
+    assert len(seen.done) == sent

@@ -22,6 +22,12 @@ from .support import log_at
         ({"partitions": 0}, "$.partitions"),
         ({"synchronous": "off"}, "$.synchronous"),
         ({"max_batch": 0}, "$.max_batch"),
+        ({"linger": -1.0}, "$.linger"),
+        ({"max_buffered_bytes": 0}, "$.max_buffered_bytes"),
+        ({"max_message_bytes": 10**9}, "$.max_message_bytes"),
+        ({"retention_time": 0.0}, "$.retention_time"),
+        ({"offset_reset": "none"}, "$.offset_reset"),
+        ({"heartbeat_interval": 10.0, "session_timeout": 10.0}, "$.heartbeat_interval"),
         ({"poll_interval": 0.0}, "$.poll_interval"),
         ({"backend": "kafka"}, "$.backend"),
     ],
@@ -33,13 +39,28 @@ def test_a_bad_value_is_refused_before_anything_starts(values: dict[str, Any], p
     assert caught.value.path == path
 
 
+@pytest.mark.parametrize("env", ["development", "production", "staging"])
+def test_the_defaults_of_every_environment_are_accepted(env: Any) -> None:
+    """By the same checks as any other config."""
+    assert isinstance(m.component(m.default_config(env)).new_handle(), m.Mq)
+
+
 def test_production_survives_a_power_loss_by_default() -> None:
     """The environments differ in what an acknowledgement means."""
     assert m.default_config("production").synchronous == "full"
     assert m.default_config("development").synchronous == "normal"
 
 
-@pytest.mark.parametrize("values", [{"attempts": 0}, {"on": {str: "drop"}}, {"on": {ValueError: "ignore"}}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"attempts": 0},
+        {"on": {str: "drop"}},
+        {"on": {ValueError: "ignore"}},
+        {"topics": (0.0,)},
+        {"topics": (float("inf"),)},
+    ],
+)
 def test_a_bad_retry_policy_is_refused(values: dict[str, Any]) -> None:
     """A policy is checked when it is made."""
     with pytest.raises(SpecInvalid):
@@ -56,7 +77,10 @@ def test_a_consumer_needs_topics_and_a_slot() -> None:
         m.consumer(mq, "g", [], handler)
     with pytest.raises(SpecInvalid):
         m.consumer(mq, "g", "t", handler, concurrency=0)
-    assert m.consumer(mq, "a:b c", "t", handler).child_options.name == "consumer-a-b-c"
+    with pytest.raises(SpecInvalid):
+        m.consumer(mq, "g", "t", handler, order="topic")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert m.consumer(mq, "a:b c", "t", handler).default_name() == "consumer-a-b-c"
+    assert m.consumer(mq, "g", "t", handler, name="n").child_options.name == "n"
     assert mq in list(m.consumer(mq, "g", "t", handler).dependencies())
 
 

@@ -50,8 +50,8 @@ async def test_a_consumer_gets_what_is_there_and_what_comes(tmp_path: Path) -> N
         await seen.until_done(4)
         assert sorted(seen.values) == [b"0", b"1", b"2", b"3"]
         assert [(r.topic, r.offset, r.attempt) for r in seen.done if r.topic == "t"] == [("t", n, 1) for n in range(3)]
-        assert set((await consumer.ask.lag()).values()) == {0}
-        assert await mq.lag("g") == await consumer.ask.lag()
+        assert set((await consumer.lag()).values()) == {0}
+        assert await mq.lag("g") == await consumer.lag()
         assert len(await mq.lag("g")) == 6
 
 
@@ -107,14 +107,14 @@ async def let_others_run(_record: m.Received) -> None:
 
 
 async def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow handler holds up the fetching: never more than `max_batch` records are fetched and not done."""
+    """A slow handler holds up the fetching: never more than `max_fetched` records are fetched and not done."""
     fetched = 0
 
     async def counting_fetch(
-        member: Membership, positions: Mapping[tuple[str, int], int], limit: int
+        member: Membership, positions: Mapping[tuple[str, int], int], limit: int, max_bytes: int
     ) -> list[m.Received]:
         nonlocal fetched
-        records = await fetch(member, positions, limit)
+        records = await fetch(member, positions, limit, max_bytes)
         fetched += len(records)
         assert fetched - len(seen.done) <= 6
         return records
@@ -122,7 +122,7 @@ async def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     fetch = Membership.fetch
     monkeypatch.setattr(Membership, "fetch", counting_fetch)
     seen = Seen(let_others_run)
-    async with log_at(tmp_path / "log", max_batch=6, partitions=3) as (runtime, mq):
+    async with log_at(tmp_path / "log", max_fetched=6, partitions=3) as (runtime, mq):
         await send(mq, *range(100), key=None)
         await runtime.start(m.consumer(mq, "g", "t", seen, concurrency=3))
         await seen.until_done(100)
@@ -133,7 +133,7 @@ async def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_partitions_run_concurrently_and_each_in_order(tmp_path: Path) -> None:
-    """As many handlers at a time as `concurrency` says, but never two of one partition."""
+    """In that order: as many handlers at a time as `concurrency` says, but never two of one partition."""
     running: dict[int, int] = {}
     most = 0
 
@@ -149,7 +149,7 @@ async def test_partitions_run_concurrently_and_each_in_order(tmp_path: Path) -> 
     seen = Seen(note)
     async with log_at(tmp_path / "log", partitions=4) as (runtime, mq):
         await send(mq, *range(80), key=None)
-        await runtime.start(m.consumer(mq, "g", "t", seen, concurrency=2))
+        await runtime.start(m.consumer(mq, "g", "t", seen, concurrency=2, order="partition"))
         await seen.until_done(80)
     assert most == 2
     for partition in range(4):
@@ -189,7 +189,7 @@ async def test_poison_goes_to_the_dead_letter_topic(tmp_path: Path) -> None:
         await runtime.start(m.consumer(mq, "dead", "t.dead_letter", dead))
         await seen.until_done(1)
         await dead.until_done(1)
-        assert set((await consumer.ask.lag()).values()) == {0}
+        assert set((await consumer.lag()).values()) == {0}
     assert [r.value for r in seen.tried] == [b"bad"] * 3 + [b"good"]
     (letter,) = dead.done
     assert (letter.value, letter.key) == (b"bad", b"k")
@@ -200,6 +200,7 @@ async def test_poison_goes_to_the_dead_letter_topic(tmp_path: Path) -> None:
         "creche-original-topic": "t",
         "creche-original-partition": str(ack.partition),
         "creche-original-offset": "0",
+        "creche-original-time": f"{ack.time:.6f}",
         "creche-error-type": f"{Boom.__module__}.Boom",
         "creche-error": "no good",
         "creche-attempts": "3",
@@ -289,7 +290,7 @@ async def test_failures_are_counted_for_each_record(tmp_path: Path) -> None:
         for tries in (5, 6):
             await seen.until_tried(tries)
             await wait_all_tasks_blocked()
-            await consumer.ask.seek("t", 0, 2)
+            await consumer.seek("t", 0, 2)
         await seen.until_done(3)
         assert [r.attempt for r in seen.tried[4:]] == [1, 1, 1]
         assert await mq.topics.list() == {"t": 1}
@@ -302,10 +303,10 @@ async def test_an_append_during_a_fetch_is_not_missed(
     fetches = 0
 
     async def fetch_then_send(
-        member: Membership, positions: Mapping[tuple[str, int], int], limit: int
+        member: Membership, positions: Mapping[tuple[str, int], int], limit: int, max_bytes: int
     ) -> list[m.Received]:
         nonlocal fetches
-        records = await fetch(member, positions, limit)
+        records = await fetch(member, positions, limit, max_bytes)
         fetches += 1
         if fetches <= 5:
             await send(mq, fetches)
@@ -325,10 +326,10 @@ async def test_a_dead_consumer_is_woken_no_more(tmp_path: Path) -> None:
     async with log_at(tmp_path / "log") as (runtime, mq):
         consumer = await runtime.start(m.consumer(mq, "g", "t", Seen()).options(backoff=AT_ONCE))
         for _ in range(3):
-            await consumer.ask.lag()
+            await consumer.lag()
             await wait_all_tasks_blocked()
             await killed(runtime, consumer)
-        await consumer.ask.lag()
+        await consumer.lag()
         await wait_all_tasks_blocked()
         lease = cast("Cell", runtime.node_of(mq)).granted
         assert isinstance(lease, LogLease)

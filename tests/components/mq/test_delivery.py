@@ -8,6 +8,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from creche.components.mq.delivery import Accumulator, Delivery
 from creche.components.mq.message import Ack, Message
@@ -17,6 +18,10 @@ ACK = Ack("t", 0, 0, 0.0)
 
 class Refused(Exception):
     pass
+
+
+def accumulator_of(limit: int) -> Accumulator:
+    return Accumulator(limit, limit_bytes=1000, largest=100)
 
 
 def hear(heard: list[int], number: int, _result: Ack | Exception) -> None:
@@ -31,7 +36,7 @@ def accept(accumulator: Accumulator, count: int = 1) -> list[Delivery]:
 
 async def test_it_gives_what_it_took_in_order_and_in_bounded_batches() -> None:
     """At most the limit at a time, oldest first."""
-    accumulator = Accumulator(10)
+    accumulator = accumulator_of(10)
     deliveries = accept(accumulator, 3)
     assert await accumulator.take(2) == deliveries[:2]
     assert await accumulator.take(2) == deliveries[2:]
@@ -39,7 +44,7 @@ async def test_it_gives_what_it_took_in_order_and_in_bounded_batches() -> None:
 
 async def test_a_full_one_refuses_and_tells_when_there_is_room() -> None:
     """A batch may go beyond the room, the next one has to wait until some are taken."""
-    accumulator = Accumulator(2)
+    accumulator = accumulator_of(2)
     accept(accumulator, 3)
     assert accumulator.accept([Message("t", b"")]) is None
     async with trio.open_nursery() as nursery:
@@ -54,7 +59,7 @@ async def test_a_full_one_refuses_and_tells_when_there_is_room() -> None:
 
 async def test_all_waiters_of_a_delivery_get_its_ack_or_an_error_of_their_own() -> None:
     """One delivery may be awaited by many tasks; a failure is a fresh exception for each."""
-    accumulator = Accumulator(10)
+    accumulator = accumulator_of(10)
     good, bad = accept(accumulator, 2)
     accumulator.finish(await accumulator.take(1), [ACK])
     accumulator.finish(await accumulator.take(1), [Refused])
@@ -69,7 +74,7 @@ async def test_all_waiters_of_a_delivery_get_its_ack_or_an_error_of_their_own() 
 
 async def test_closing_fails_what_was_not_taken_and_only_that() -> None:
     """What is being written keeps its outcome; nothing is accepted any more; a taker is told."""
-    accumulator = Accumulator(10)
+    accumulator = accumulator_of(10)
     taken, waiting = accept(accumulator, 2)
     batch = await accumulator.take(1)
     accumulator.close(Refused)
@@ -86,7 +91,7 @@ async def test_closing_fails_what_was_not_taken_and_only_that() -> None:
 
 async def test_closing_wakes_who_waits_for_records() -> None:
     """The writer of a closed accumulator ends."""
-    accumulator = Accumulator(10)
+    accumulator = accumulator_of(10)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(accumulator.take, 1)
         await trio.testing.wait_all_tasks_blocked()
@@ -95,7 +100,7 @@ async def test_closing_wakes_who_waits_for_records() -> None:
 
 async def test_flushed_waits_for_earlier_records_only() -> None:
     """Those accepted later do not hold it up, those taken but not settled do, those revoked do not."""
-    accumulator = Accumulator(10)
+    accumulator = accumulator_of(10)
     await accumulator.flushed()
     first, second, third = accept(accumulator, 3)
     done = trio.Event()
@@ -123,7 +128,7 @@ async def test_flushed_waits_for_earlier_records_only() -> None:
 
 async def test_revoked_records_alone_do_not_hold_up_a_flush() -> None:
     """With nothing left to write the writer still clears them away."""
-    accumulator = Accumulator(10)
+    accumulator = accumulator_of(10)
     (only,) = accept(accumulator)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(accumulator.take, 1)
@@ -141,7 +146,7 @@ async def test_a_callback_hears_the_outcome_and_its_own_failure_stays_its_own(
     reported: list[str] = []
     monkeypatch.setattr("sys.unraisablehook", lambda args: reported.append(repr(args.exc_value)))
     heard: list[object] = []
-    accumulator = Accumulator(10)
+    accumulator = accumulator_of(10)
     accumulator.accept([Message("t", b"")], heard.append)
     accumulator.accept([Message("t", b"")], lambda _result: 1 / 0)
     accumulator.accept([Message("t", b"")], heard.append)
@@ -156,7 +161,7 @@ def test_everything_accepted_is_settled_exactly_once(steps: list[str], data: st.
     """Whatever happens in whatever order: after a close and the writer's last batch nothing is left unsettled."""
 
     async def play() -> None:
-        accumulator = Accumulator(4)
+        accumulator = accumulator_of(4)
         heard: list[int] = []
         accepted: list[Delivery] = []
         batches: list[list[Delivery]] = []
@@ -180,3 +185,42 @@ def test_everything_accepted_is_settled_exactly_once(steps: list[str], data: st.
         await accumulator.flushed()
 
     trio.run(play)
+
+
+async def test_a_full_one_is_full_of_bytes_too() -> None:
+    """Revoking and taking make room again."""
+    accumulator = Accumulator(10, limit_bytes=10, largest=100)
+    first, second = (accumulator.accept([Message("t", b"x" * 6)]) for _ in range(2))
+    assert first
+    assert second
+    assert accumulator.accept([Message("t", b"")]) is None
+    assert accumulator.statistics().waiting_bytes == 12
+    assert accumulator.revoke(second[0])
+    assert accumulator.accept([Message("t", b"x" * 6)])
+    await accumulator.take(10)
+    assert (accumulator.statistics().waiting, accumulator.statistics().waiting_bytes) == (0, 0)
+
+
+async def test_it_lingers_for_more(autojump_clock: MockClock) -> None:
+    """Up to so many seconds, or until there is enough; what is revoked meanwhile is not waited for."""
+    accumulator = accumulator_of(10)
+    (first,) = accept(accumulator)
+    assert await accumulator.take(2, 5.0) == [first]
+    assert trio.current_time() == 5.0
+    accept(accumulator, 2)
+    await accumulator.take(2, 5.0)
+    assert trio.current_time() == 5.0
+    batches: list[list[Delivery]] = []
+
+    async def take() -> None:
+        batches.append(await accumulator.take(2, 5.0))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        (revoked,) = accept(accumulator)
+        await trio.sleep(1)
+        accumulator.revoke(revoked)
+        await trio.sleep(1)
+        (kept,) = accept(accumulator)
+    assert batches == [[kept]]
+    assert trio.current_time() == 12.0

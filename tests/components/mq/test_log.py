@@ -93,7 +93,7 @@ def test_a_batch_that_fails_leaves_nothing(log: Log, path: Path) -> None:
 def test_a_full_disk_leaves_nothing_and_passes(log: Log, path: Path) -> None:
     """SQLite rolls back by itself; the same connection works when there is room again."""
     log.append([Message("t", b"1", key=b"k")], 0.0)
-    db = log._db  # pyright: ignore[reportPrivateUsage]  # the limit is the connection's own
+    db = log.db  # the limit is the connection's own
     (pages,) = db.execute("PRAGMA page_count").fetchone()
     db.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(sqlite3.OperationalError, match="full"):
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_nothing_and_passes(log: Log, path: Path) -> None:
 
 def test_a_failed_commit_is_no_answer(log: Log) -> None:
     """Whether the transaction is durable is unknown then, so it is told apart from a rollback."""
-    db = log._db  # pyright: ignore[reportPrivateUsage]  # foreign keys are a setting of the connection
+    db = log.db  # foreign keys are a setting of the connection
     db.executescript(
         """
         PRAGMA foreign_keys = ON;
@@ -127,17 +127,6 @@ def test_creating_a_topic_is_idempotent(log: Log) -> None:
         log.create_topic("b", 4)
     assert caught.value.partitions == 5
     assert log.topics() == {"a": 3, "b": 5}
-
-
-def test_a_group_goes_on_where_it_committed(log: Log) -> None:
-    """Groups are apart; the lag counts what is not committed, and is never negative."""
-    log.append([Message("t", b"%d" % n) for n in range(6)], 0.0)
-    assert log.join("g", ["t", "new"]) == {(topic, n): 0 for topic in ("t", "new") for n in range(3)}
-    log.commit("g", {("t", 0): 2, ("t", 1): 1, ("t", 2): 9})
-    assert log.join("g", ["t"]) == {("t", 0): 2, ("t", 1): 1, ("t", 2): 9}
-    assert log.join("h", ["t"]) == {("t", 0): 0, ("t", 1): 0, ("t", 2): 0}
-    assert {place: lag for place, lag in log.lag("g").items() if lag} == {("t", 1): 1}
-    assert log.lag("nobody") == {}
 
 
 def test_two_processes_may_write(log: Log, path: Path) -> None:

@@ -321,7 +321,7 @@ async def test_topics_are_created_by_hand_or_by_use(tmp_path: Path) -> None:
 def test_durability_is_what_the_config_says(synchronous: Synchronous, pragma: int, tmp_path: Path) -> None:
     """The setting reaches SQLite, and the journal is a write-ahead log."""
     log = Log(str(tmp_path / "log"), synchronous, 1.0, 3)
-    db = log._db  # pyright: ignore[reportPrivateUsage]  # a setting of the connection
+    db = log.db  # a setting of the connection
     assert db.execute("PRAGMA synchronous").fetchone() == (pragma,)
     assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     log.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -31,7 +32,7 @@ async def test_commits_come_after_so_much_time_or_so_many_records(
 ) -> None:
     """Whichever is earlier, counted from the first record that is done and not committed."""
     seen = Seen()
-    limits = {"commit_every": 5, "commit_interval": 10.0, "poll_interval": 1000.0, "partitions": 1}
+    limits: dict[str, Any] = {"commit_every": 5, "commit_interval": 10.0, "poll_interval": 1000.0, "partitions": 1}
     async with virtual_log_at(tmp_path / "log", monkeypatch, **limits) as (runtime, mq):
         await runtime.start(m.consumer(mq, "g", "t", seen))
         await trio.sleep(100)
@@ -65,10 +66,10 @@ async def test_a_commit_never_covers_a_record_that_is_not_done(tmp_path: Path) -
         consumer = await runtime.start(m.consumer(mq, "g", "t", seen, concurrency=2))
         await seen.until_done(5)
         await seen.until_tried(6)
-        assert await consumer.ask.lag() == {("t", 0): 0, ("t", 1): 3}
+        assert await consumer.lag() == {("t", 0): 0, ("t", 1): 3}
         gate.set()
         await seen.until_done(8)
-        assert await consumer.ask.lag() == {("t", 0): 0, ("t", 1): 0}
+        assert await consumer.lag() == {("t", 0): 0, ("t", 1): 0}
 
 
 async def test_a_stop_ends_the_handler_that_runs_and_commits(tmp_path: Path) -> None:
@@ -149,14 +150,14 @@ async def test_pause_and_resume(tmp_path: Path) -> None:
         await send(mq, *range(5))
         consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
         await seen.until_tried(1)
-        await consumer.ask.pause()
+        await consumer.pause()
         gate.set()
         await seen.until_done(1)
         await send(mq, 5)
         await wait_all_tasks_blocked()
         assert seen.values == [b"0"]
-        assert sum((await consumer.ask.lag()).values()) == 5
-        await consumer.ask.resume()
+        assert sum((await consumer.lag()).values()) == 5
+        await consumer.resume()
         await seen.until_done(6)
         assert seen.values == [b"%d" % n for n in range(6)]
 
@@ -170,10 +171,10 @@ async def test_pause_holds_a_retry_and_its_count(
         await send(mq, 1)
         consumer = await runtime.start(m.consumer(mq, "g", "t", seen, retry=m.RetryPolicy(attempts=3, backoff=STEADY)))
         await seen.until_tried(2)
-        await consumer.ask.pause()
+        await consumer.pause()
         await trio.sleep(100)
         assert len(seen.tried) == 2
-        await consumer.ask.resume()
+        await consumer.resume()
         await seen.until_done(1)
         assert [r.attempt for r in seen.tried] == [1, 2, 3]
 
@@ -185,16 +186,16 @@ async def test_seek_goes_back_and_forth(tmp_path: Path) -> None:
         await send(mq, *range(4))
         consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
         await seen.until_done(4)
-        await consumer.ask.seek("t", 0, 2)
+        await consumer.seek("t", 0, 2)
         await seen.until_done(6)
         assert seen.values[4:] == [b"2", b"3"]
-        await consumer.ask.pause()
-        await consumer.ask.seek("t", 0, 3)
+        await consumer.pause()
+        await consumer.seek("t", 0, 3)
         assert await mq.lag("g") == {("t", 0): 1}
         runtime.kill(consumer, "test")
         await seen.until_done(7)
         assert seen.values[6:] == [b"3"]
-        await consumer.ask.seek("t", 0, 5)
+        await consumer.seek("t", 0, 5)
         await send(mq, 4, 5)
         await seen.until_done(8)
         assert seen.values[7:] == [b"5"]
@@ -217,7 +218,7 @@ async def test_seek_while_a_handler_runs_waits_for_its_end(tmp_path: Path) -> No
         await send(mq, 0, 1, 2)
         consumer = await runtime.start(m.consumer(mq, "g", "t", seen, concurrency=4))
         await seen.until_tried(1)
-        await consumer.ask.seek("t", 0, 0)
+        await consumer.seek("t", 0, 0)
         gate.set()
         await seen.until_done(4)
         assert seen.values == [b"0", b"0", b"1", b"2"]
@@ -237,7 +238,7 @@ async def test_what_a_handler_does_after_a_seek_is_not_counted(tmp_path: Path) -
         await send(mq, 0, 1)
         consumer = await runtime.start(m.consumer(mq, "g", "t", seen, retry=m.RetryPolicy(attempts=1)))
         await seen.until_tried(1)
-        await consumer.ask.seek("t", 0, 1)
+        await consumer.seek("t", 0, 1)
         gate.set()
         await seen.until_done(1)
         assert await mq.topics.list() == {"t": 1}
@@ -247,11 +248,11 @@ async def test_a_seek_outlasts_a_commit_that_is_under_way(tmp_path: Path, monkey
     """Also when it goes back to exactly where the last known commit was."""
     held, gate = trio.Event(), trio.Event()
 
-    async def hold_first(member: Membership, offsets: Mapping[tuple[str, int], int]) -> None:
+    async def hold_first(member: Membership, offsets: Mapping[tuple[str, int], int]) -> list[tuple[str, int]]:
         if offsets == {("t", 0): 3} and not held.is_set():
             held.set()
             await gate.wait()
-        await commit(member, offsets)
+        return await commit(member, offsets)
 
     commit = Membership.commit
     monkeypatch.setattr(Membership, "commit", hold_first)
@@ -260,9 +261,9 @@ async def test_a_seek_outlasts_a_commit_that_is_under_way(tmp_path: Path, monkey
         consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
         await send(mq, *range(3))
         await held.wait()
-        await consumer.ask.pause()
+        await consumer.pause()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(consumer.ask.seek, "t", 0, 0)
+            nursery.start_soon(consumer.seek, "t", 0, 0)
             await wait_all_tasks_blocked()
             gate.set()
         await wait_all_tasks_blocked()
@@ -275,11 +276,12 @@ async def test_a_seek_goes_back_behind_a_commit_whose_outcome_is_unknown(
     """The commit may have been made although it failed: the seek is committed in any case."""
     failed = trio.Event()
 
-    async def commit_and_fail_once(member: Membership, offsets: Mapping[tuple[str, int], int]) -> None:
-        await commit(member, offsets)
+    async def commit_and_fail_once(member: Membership, offsets: Mapping[tuple[str, int], int]) -> list[tuple[str, int]]:
+        refused = await commit(member, offsets)
         if not failed.is_set():
             failed.set()
             raise creche.OutcomeUnknown("root/mq")
+        return refused
 
     commit = Membership.commit
     monkeypatch.setattr(Membership, "commit", commit_and_fail_once)
@@ -287,8 +289,8 @@ async def test_a_seek_goes_back_behind_a_commit_whose_outcome_is_unknown(
         await send(mq, *range(3))
         consumer = await runtime.start(m.consumer(mq, "g", "t", Seen()))
         await failed.wait()
-        await consumer.ask.pause()
-        await consumer.ask.seek("t", 0, 0)
+        await consumer.pause()
+        await consumer.seek("t", 0, 0)
         assert await mq.lag("g") == {("t", 0): 3}
 
 
@@ -298,21 +300,21 @@ async def test_a_seek_that_could_not_be_committed_is_committed_later(
     """The caller is told; the consumer goes on from there, and commits it when it can."""
     fails = True
 
-    async def fail_once(member: Membership, offsets: Mapping[tuple[str, int], int]) -> None:
+    async def fail_once(member: Membership, offsets: Mapping[tuple[str, int], int]) -> list[tuple[str, int]]:
         nonlocal fails
         fails, now = False, fails
         if now:
             raise m.Unavailable("mq", "locked")
-        await commit(member, offsets)
+        return await commit(member, offsets)
 
     commit = Membership.commit
     monkeypatch.setattr(Membership, "commit", fail_once)
     async with virtual_log_at(tmp_path / "log", monkeypatch, partitions=1, commit_interval=10.0) as (runtime, mq):
         await send(mq, *range(3))
         consumer = await runtime.start(m.consumer(mq, "g", "t", Seen()))
-        await consumer.ask.pause()
+        await consumer.pause()
         with pytest.raises(m.Unavailable):
-            await consumer.ask.seek("t", 0, 2)
+            await consumer.seek("t", 0, 2)
         await trio.sleep(11)
         assert await mq.lag("g") == {("t", 0): 1}
 
@@ -325,7 +327,7 @@ async def test_seek_ends_a_backoff(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         await send(mq, 0, 1)
         consumer = await runtime.start(m.consumer(mq, "g", "t", seen, retry=slow))
         await seen.until_tried(1)
-        await consumer.ask.seek("t", 0, 1)
+        await consumer.seek("t", 0, 1)
         await seen.until_done(1)
         assert trio.current_time() < 1.0
 
@@ -336,10 +338,10 @@ async def test_seek_refuses_what_is_not_there(tmp_path: Path) -> None:
     async with log_at(tmp_path / "log", partitions=1) as (runtime, mq):
         consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
         with pytest.raises(m.PartitionUnknown, match="it reads t/0"):
-            await consumer.ask.seek("t", 1, 0)
+            await consumer.seek("t", 1, 0)
         for offset in (-1, 2**63):
             with pytest.raises(m.OffsetInvalid):
-                await consumer.ask.seek("t", 0, offset)
+                await consumer.seek("t", 0, offset)
         await send(mq, 1)
         await seen.until_done(1)
         assert runtime.node_of(consumer).incarnation == 1

@@ -16,7 +16,7 @@ import trio
 import creche
 from creche.components import mq as m
 
-from .support import AT_ONCE, log_at, values_in
+from .support import AT_ONCE, Seen, log_at, values_in
 
 KEYS = 6
 EACH = 60
@@ -52,8 +52,8 @@ async def produce(mq: m.Mq, key: int, killer: Killer) -> None:
                 await trio.lowlevel.checkpoint()
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3])
-async def test_nothing_acknowledged_is_lost_and_order_is_kept(stride: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stride", "order"), [(1, "key"), (2, "key"), (3, "partition")])
+async def test_nothing_acknowledged_is_lost_and_order_is_kept(stride: int, order: m.Order, tmp_path: Path) -> None:
     """Log and consumer die again and again, also inside transactions and handlers; afterwards everything adds up."""
     path = tmp_path / "log"
     handled: list[tuple[int, m.Received]] = []  # (incarnation of the consumer, record)
@@ -76,7 +76,8 @@ async def test_nothing_acknowledged_is_lost_and_order_is_kept(stride: int, tmp_p
             if len({record.value for _, record in handled}) == TOTAL:
                 everything.set()
 
-        consumer = await runtime.start(m.consumer(mq, "g", "t", handle, concurrency=2).options(backoff=AT_ONCE))
+        spec = m.consumer(mq, "g", "t", handle, concurrency=4, order=order).options(backoff=AT_ONCE)
+        consumer = await runtime.start(spec)
         log_killer.target, consumer_killer.target = mq, consumer
         in_transaction.append(log_killer)
         async with trio.open_nursery() as nursery:
@@ -84,7 +85,7 @@ async def test_nothing_acknowledged_is_lost_and_order_is_kept(stride: int, tmp_p
                 nursery.start_soon(produce, mq, key, log_killer)
         await everything.wait()
         log_killer.target = consumer_killer.target = None
-        while set((await consumer.ask.lag()).values()) != {0}:
+        while set((await consumer.lag()).values()) != {0}:
             await trio.lowlevel.checkpoint()
         assert log_killer.kills > 3
         assert consumer_killer.kills > 3
@@ -92,24 +93,27 @@ async def test_nothing_acknowledged_is_lost_and_order_is_kept(stride: int, tmp_p
     written = [tuple(map(int, value.split(b":"))) for value in values_in(path)]  # dense, too
     assert sorted(written) == [(key, n) for key in range(KEYS) for n in range(EACH)]
     assert [pair for key in range(KEYS) for pair in written if pair[0] == key] == sorted(written)
-    assert_handled_in_order(handled)
+    assert_handled_in_order(handled, order)
 
 
-def assert_handled_in_order(handled: list[tuple[int, m.Received]]) -> None:
+def assert_handled_in_order(handled: list[tuple[int, m.Received]], order: m.Order) -> None:
     """In each life of the consumer without gaps or repeats; over all lives, each record for the first time in order."""
-    for lives in by_partition(handled).values():
+    for lives in grouped(handled, order).values():
         first_time: list[int] = []
-        for offsets in lives.values():
-            assert offsets == list(range(offsets[0], offsets[0] + len(offsets)))
-            first_time += [offset for offset in offsets if offset not in first_time]
+        for numbers in lives.values():
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+            first_time += [number for number in numbers if number not in first_time]
         assert first_time == list(range(len(first_time)))
 
 
-def by_partition(handled: list[tuple[int, m.Received]]) -> dict[int, dict[int, list[int]]]:
-    """{partition: {incarnation: offsets in the order in which they were handled}}."""
-    lives: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+def grouped(handled: list[tuple[int, m.Received]], order: m.Order) -> dict[object, dict[int, list[int]]]:
+    """{key or partition: {incarnation: numbers in the order in which they were handled}}."""
+    lives: dict[object, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for incarnation, record in handled:
-        lives[record.partition][incarnation].append(record.offset)
+        if order == "key":
+            lives[record.key][incarnation].append(int(record.value.partition(b":")[2]))
+        else:
+            lives[record.partition][incarnation].append(record.offset)
     return lives
 
 
@@ -131,7 +135,7 @@ async def test_without_a_kill_nothing_is_delivered_twice(tmp_path: Path) -> None
         await everything.wait()
         await runtime.stop(consumer)
     assert set(Counter(record.value for _, record in handled).values()) == {1}
-    assert_handled_in_order(handled)
+    assert_handled_in_order(handled, "key")
 
 
 async def test_a_send_without_an_id_is_never_written_twice(tmp_path: Path) -> None:
@@ -166,33 +170,67 @@ PROGRAM = """
 import sys, trio, creche
 from creche.components import mq as m
 
+async def handle(record):
+    await trio.lowlevel.checkpoint()
+    print("done", record.value.decode(), flush=True)
+
 async def main():
     async with creche.open_runtime("child") as runtime:
-        mq = await runtime.start(m.component(m.Config(path=sys.argv[1])))
+        mq = await runtime.start(m.component(m.Config(path=sys.argv[1], commit_every=10)))
         async def send(sender):
             for n in range(1_000_000):
                 await mq.send_sync(m.Message("t", b"%d:%d" % (sender, n), b"%d" % sender))
-                print(f"{sender}:{n}", flush=True)
+                print("sent", f"{sender}:{n}", flush=True)
         async with trio.open_nursery() as nursery:
             for sender in range(4):
                 nursery.start_soon(send, sender)
+            for name in sys.argv[2:]:
+                await runtime.start(m.consumer(mq, "g", "t", handle, name=name, concurrency=4))
 
 trio.run(main)
 """
 
 
+def killed_in_the_midst(path: Path, *consumers: str) -> tuple[list[str], list[str]]:
+    """Run the program, kill it, and return what it said to be acknowledged and to be handled, in order."""
+    command = [sys.executable, "-c", PROGRAM, str(path), *consumers]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(500)]
+        process.send_signal(signal.SIGKILL)
+        lines += [line for line in process.stdout if line.endswith("\n")]
+    words = [line.split() for line in lines]
+    return [number for what, number in words if what == "sent"], [number for what, number in words if what == "done"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_acknowledged_records_survive_the_death_of_the_process(tmp_path: Path) -> None:
     """`kill -9` in the midst of sending: everything that was told to be acknowledged is in the file, in order."""
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "log")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
-        assert child.stdout is not None
-        acked = [child.stdout.readline().strip() for _ in range(500)]
-        child.send_signal(signal.SIGKILL)
-        acked += [line.strip() for line in child.stdout if line.endswith("\n")]
+    acked, _ = killed_in_the_midst(tmp_path / "log")
     written = [value.decode() for value in values_in(tmp_path / "log")]
     assert not set(acked) - set(written)
     for sender in range(4):
         numbers = [int(value.partition(":")[2]) for value in written if value.startswith(f"{sender}:")]
         assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+async def test_a_group_goes_on_after_the_death_of_its_process(tmp_path: Path) -> None:
+    """Everything acknowledged is handled, by the dead or the living; keys in order; without waiting for a session."""
+    path = tmp_path / "log"
+    acked, handled = await trio.to_thread.run_sync(killed_in_the_midst, path, "one", "two")
+    seen = Seen()
+    async with log_at(path, session_timeout=1000.0) as (runtime, mq):
+        consumer = await runtime.start(m.consumer(mq, "g", "t", seen, concurrency=4))
+        await seen.until(lambda: set(acked) <= {*handled, *(value.decode() for value in seen.values)})
+        while set((await consumer.lag()).values()) != {0}:
+            await trio.lowlevel.checkpoint()
+    assert handled
+    for sender in range(4):
+        first_time: list[int] = []
+        for value in [*handled, *(value.decode() for value in seen.values)]:
+            key, number = value.split(":")
+            if int(key) == sender and int(number) not in first_time:
+                first_time.append(int(number))
+        assert first_time == list(range(len(first_time)))
