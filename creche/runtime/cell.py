@@ -187,7 +187,8 @@ class Cell(Handling):
         left = max(0.0, self.spec.down_wait - self.spec.unwind_grace)
         self._patience = Timer(self.deadlines, trio.current_time() + left, self._lose_patience)
         if self.want is Want.NOTHING:
-            self.tell_stuck(self._task)
+            beside = [] if self._companion is None else self._companion.tasks()
+            self.tell_stuck(*beside or (self._task,))
             self.answer_for_hand(self._condemned)
 
     def _revoke_lease(self) -> None:

@@ -51,6 +51,11 @@ class Companion:
             self._over = trio.Event()
             self._cell.runtime.clean_context.run(self._cell.parent.nursery.start_soon, self._run, self._scope)
 
+    def tasks(self) -> list[trio.lowlevel.Task]:
+        """The background work, concurrent messages included, by name."""
+        running = () if self._nursery is None else self._nursery.child_tasks
+        return sorted(running, key=lambda task: task.name)
+
     async def join(self) -> None:
         """Cancel all background work and wait until it has ended."""
         while self._scope is not None and self._over is not None:

@@ -372,8 +372,8 @@ class Flights:
     def lose(self, cause: BaseException | None) -> bool:
         """The incarnation has ended: answer for all that is left. True: some caller has been told."""
         self.batch = None
-        requests = [one.request for one in (*self.deferred, *self.running) if one.request is not None]
-        told = any(request.live() for request in requests)
+        requests = [flight.request for flight in self.deferred] + [activity.request for activity in self.running]
+        told = any(request is not None and request.live() for request in requests)
         for flight in list(self.deferred):
             flight.give_up(cause, "outcome unknown: the actor died before it had answered")
         for activity in self.running:

@@ -336,10 +336,10 @@ class Handling(Intake):
             self._refuse_calls("stuck", self.spec.unwind_grace)
             self.tell_stuck(self._task)
 
-    def tell_stuck(self, task: trio.lowlevel.Task | None) -> None:
+    def tell_stuck(self, *tasks: trio.lowlevel.Task | None) -> None:
         """See `Intake`."""
         if self.runtime.events.on:
-            self.emit(events.Stuck, stack_of(task))
+            self.emit(events.Stuck, "\n".join(map(stack_of, tasks)))
 
     def _is_stuck(self) -> CallFailed:
         return NotDelivered(self.path, "stuck", self.spec.unwind_grace)

@@ -70,8 +70,8 @@ class Intake(Life):
         """The handler was cancelled and did not unwind in its grace."""
 
     @abstractmethod
-    def tell_stuck(self, task: trio.lowlevel.Task | None) -> None:
-        """Emit the event of it."""
+    def tell_stuck(self, *tasks: trio.lowlevel.Task | None) -> None:
+        """Emit the event of it, with the stacks of those that do not end."""
 
     @abstractmethod
     def cancel_message(self, reason: str) -> None:

@@ -69,7 +69,9 @@ async def test_who_waits_for_an_end_that_hangs_is_told(autojump_clock: MockClock
         in_hand = await doom(runtime, deaf, nursery)
         waiting = asking(nursery, deaf.ask.life)
         assert (await in_hand.settled(), trio.current_time() - begun) == ("OutcomeUnknown", 2)
-        assert [(event.path, event.time - begun) for event in seen if isinstance(event, Stuck)] == [(deaf.path, 2)]
+        (stuck,) = [event for event in seen if isinstance(event, Stuck)]
+        assert (stuck.path, stuck.time - begun) == (deaf.path, 2)
+        assert ", in hang\n" in stuck.stack, "it shows where what hangs stands"
         assert (await waiting.settled(), trio.current_time() - begun) == ("NotDelivered", 5)
         await trio.sleep(HANGS_FOR)
         assert await deaf.ask.life() == 2
