@@ -15,7 +15,8 @@ def require(owner: object, name: str, holds: bool, fix: str) -> None:
 
 def require_one_of(owner: object, name: str, choices: tuple[object, ...]) -> None:
     """Raise `SpecInvalid` unless the field `name` of `owner` is one of `choices`."""
-    require(owner, name, getattr(owner, name) in choices, f"one of {', '.join(map(repr, choices))}")
+    if getattr(owner, name) not in choices:
+        require(owner, name, False, f"one of {', '.join(map(repr, choices))}")
 
 
 def require_number(owner: object, name: str, *, at_least: float = 0.0, whole: bool = False) -> None:
@@ -23,7 +24,8 @@ def require_number(owner: object, name: str, *, at_least: float = 0.0, whole: bo
     value: object = getattr(owner, name)
     kinds = int if whole else (int, float)
     holds = isinstance(value, kinds) and not isinstance(value, bool) and value >= at_least  # False for NaN
-    require(owner, name, holds, f"a {'whole ' if whole else ''}number of at least {at_least:g}")
+    if not holds:
+        require(owner, name, False, f"a {'whole ' if whole else ''}number of at least {at_least:g}")
 
 
 def require_seconds(name: str, value: object, *, above_zero: bool = False, or_never: bool = False) -> None:

@@ -60,7 +60,7 @@ class _Rare:
 
     def __init__(self) -> None:
         self.activity: Activity | None = None
-        self.entries = 0  # in the deadline heap
+        self.entries = 0  # in the deadline heap, besides that of the deadline; -1: that one has been taken out
         self.flight: Flight | None = None
         self.grace_until = NEVER
         self.raise_cancel: Callable[[], NoReturn] | None = None
@@ -113,6 +113,8 @@ class Request(outcome.Outcome[Any]):
             return
         self._value = value  # what `_settle` does in this case, which is nearly every one
         self.state = SETTLED
+        if self.deadline != NEVER:
+            self.cell.deadlines.note_dead()
         reschedule(self.task, self)
 
     def reply_late(self, value: object) -> None:
@@ -168,9 +170,7 @@ class Request(outcome.Outcome[Any]):
             return  # the handler of a deferred reply has ended: what it returns is not the answer
         self._value = value
         self._error = error
-        if self._rare is not None or self.state <= SPILLED:
-            self._close()
-        self.state = SETTLED
+        self._close()
         reschedule(self.task, self)
 
     # --- the caller unwraps it --------------------------------------------------------------------
@@ -198,8 +198,10 @@ class Request(outcome.Outcome[Any]):
         if was <= SPILLED:
             self.cell.bury(was)
         rare, self._rare = self._rare, None
+        if self.deadline != NEVER and (rare is None or rare.entries >= 0):
+            self.cell.deadlines.note_dead()
         if rare is not None:
-            for _ in range(rare.entries):
+            if rare.entries > 0:
                 self.cell.deadlines.note_dead()
             if was == DEFERRED and rare.flight is not None:
                 rare.flight.caller_left()
@@ -220,7 +222,7 @@ class Request(outcome.Outcome[Any]):
     def stamp(self, deadline: float) -> None:
         """Let the request expire at `deadline`."""
         self.deadline = deadline
-        self._push(deadline)
+        self.cell.deadlines.push(deadline, self)
 
     def live(self) -> bool:
         """Part of `Expiring`."""
@@ -405,7 +407,14 @@ class PartOfMany(Request):
 
     def reply(self, value: object) -> None:
         """See `Request`."""
-        self._settle(value, None)
+        if self.state != RUNNING or self._rare is not None:
+            self._settle(value, None)
+            return
+        self._value = value
+        self.state = SETTLED
+        if self.deadline != NEVER:
+            self.cell.deadlines.note_dead()
+        self._together.one_settled()
 
     def _settle(self, value: object, error: BaseException | None) -> None:  # as in `Request`, but for the waking
         if self.state >= DEFERRED:
@@ -414,9 +423,7 @@ class PartOfMany(Request):
             return
         self._value = value
         self._error = error
-        if self._rare is not None or self.state <= SPILLED:
-            self._close()
-        self.state = SETTLED
+        self._close()
         self._together.one_settled()
 
     def refuse(self, error: Exception) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, TypeVarTuple, cast
 
 import trio
 from outcome import Outcome
@@ -37,18 +37,10 @@ class Handle(Generic[A_co]):
     def __init__(self, name: str, cell: Cell | None = None) -> None:
         self._name = name
         self._cell = cell
-        self._ask: _Ask | None = None
+        self._ask: Any = None  # an `_Ask`; to cast it at each use would be a call
 
     def __repr__(self) -> str:
         return f"<Handle {self._name} (not started)>" if self._cell is None else f"<Handle {self._cell!r}>"
-
-    if not TYPE_CHECKING:  # checkers find such a name out by themselves
-
-        def __getattr__(self, name: str) -> NoReturn:
-            """Only for names that do not exist: say what was probably meant."""
-            messages = () if self._cell is None else self._cell.messages
-            hint = f"; it is a message: use handle.ask.{name}(...)" if name in messages else ""
-            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}{hint}", name=name, obj=self)
 
     @property
     def path(self) -> str:
@@ -60,7 +52,8 @@ class Handle(Generic[A_co]):
         """A proxy with the actor's messages as methods: send, and await the reply."""
         if self._ask is None:
             self._ask = _Ask(self._bound(), None)
-        return cast("A_co", self._ask)
+        proxy: A_co = self._ask
+        return proxy
 
     def call(
         self, method: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
@@ -72,8 +65,8 @@ class Handle(Generic[A_co]):
         `CallCycle`, before anything was sent. A cancelled caller revokes a request that is still queued; `message` says
         what becomes of a running one.
         """
-        cell = self._bound()
-        return cell.call(message_of(cell, method.__name__), args, kwargs)
+        cell = self._cell or self._bound()
+        return cell.call(cell.messages.get(method.__name__) or message_of(cell, method.__name__), args, kwargs)
 
     async def call_many(
         self, method: Callable[[Any, *Ts], Awaitable[R]], calls: Iterable[tuple[*Ts]]
@@ -119,8 +112,11 @@ class Handle(Generic[A_co]):
     ) -> None:
         """Send without waiting at all. Raises `MailboxFull` (a `trio.WouldBlock`), `NotDelivered` or `ActorStopped`."""
         cell = self._cell or self._bound()
-        spec = cell.messages.get(method.__name__)
-        cell.cast_nowait(spec or message_of(cell, method.__name__), args, kwargs)
+        try:
+            spec = cell.messages[method.__name__]
+        except KeyError:
+            spec = message_of(cell, method.__name__)  # raises, with an explanation
+        cell.cast_nowait(spec, args, kwargs)
 
     def within(self, seconds: float = NEVER, *, expires: float = NEVER) -> Within[A_co]:
         """The same actor, with a limit on time.

@@ -97,12 +97,17 @@ class Intake(Life):
         place = PLACE.get()
         if place is not None:
             return await self._call_from(place, request, deadline)
-        if deadline != NEVER or not self._mailbox.put(request):
+        mailbox = self._mailbox  # as in `_submit`, which would be one more call
+        if len(mailbox.queue) < mailbox.appends_below:
+            mailbox.queue.append(request)
+        elif not mailbox.put(request):
             try:
-                self._submit(request, deadline)
+                self._overflow(request)
             except NotDelivered as refusal:
                 raise await _after_a_checkpoint(refusal) from None
-        elif self._hungry:
+        if deadline != NEVER:
+            request.stamp(deadline)
+        if self._hungry:
             self.wake()
         return await wait_task_rescheduled(request.abort)
 
@@ -148,6 +153,13 @@ class Intake(Life):
         return together.outcomes()
 
     def _submit_all(self, together: Together, deadline: float) -> None:
+        mailbox = self._mailbox
+        room = mailbox.appends_below - len(mailbox.queue)
+        if self.refusal is None and deadline == NEVER and len(together.parts) <= room:
+            mailbox.queue.extend(together.parts)
+            if self._hungry:
+                self.wake()
+            return
         for part in together.parts:
             try:
                 if self.refusal is not None:
@@ -197,7 +209,10 @@ class Intake(Life):
         if self.refusal is not None:
             raise self.refusal()
         item = (spec, args, kwargs, BAGGAGE.get(), expires)
-        if not self._mailbox.put(item):
+        mailbox = self._mailbox
+        if len(mailbox.queue) < mailbox.appends_below:
+            mailbox.queue.append(item)
+        elif not mailbox.put(item):
             self._overflow(item)
         if self._hungry:
             self.wake()

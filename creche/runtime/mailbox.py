@@ -42,10 +42,13 @@ _NOTHING_YET: deque[Queued] = deque(maxlen=0)  # stands in for a queue that has 
 class Mailbox:
     """See the theory of operation above. All methods are synchronous and O(1) amortised."""
 
-    __slots__ = ("_dead", "_dead_spilled", "_sweep_above", "capacity", "queue", "spill")
+    __slots__ = ("_dead", "_dead_spilled", "_sweep_above", "appends_below", "capacity", "queue", "spill")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        # While the queue is shorter than this, to send is to append to it: senders do it themselves, which saves them a
+        # call. 0: only `put` knows.
+        self.appends_below = 0
         self.queue: deque[Queued] = _NOTHING_YET
         self._dead = 0  # tombstones in the queue
         self.spill: deque[Waiting] | None = None
@@ -65,24 +68,27 @@ class Mailbox:
 
     def put(self, item: Cast | Request) -> bool:
         """Append if there is room."""
-        if (self.spill is None and len(self.queue) < self.capacity) or not self.full():  # nearly always the first
-            if self.queue is _NOTHING_YET:
-                self.open()
-            self.queue.append(item)
-            return True
-        return False
+        if self.full():
+            return False
+        self.open().append(item)
+        return True
 
     def open(self) -> deque[Queued]:
         """The queue, made now if nothing has needed it so far: an idle actor is a quarter larger with one."""
         if self.queue is _NOTHING_YET:
             self.queue = deque()
+            self._let_append()
         return self.queue
+
+    def _let_append(self) -> None:
+        self.appends_below = self.capacity
 
     def put_waiting(self, item: Waiting) -> None:
         """Append to those that wait for room."""
         item.state = SPILLED
         if self.spill is None:
             self.spill = deque()
+            self.appends_below = 0
         self.spill.append(item)
 
     def take(self) -> Cast | Request | None:
@@ -139,7 +145,7 @@ class Mailbox:
             return iter(())
         items = [*self.queue, *(self.spill or ())]
         self.queue.clear()
-        self.spill = None
+        self._nobody_waits()
         self._dead = self._dead_spilled = 0
         return (self.release(item) if is_keyed(item) else item for item in items if is_live(item))
 
@@ -147,7 +153,7 @@ class Mailbox:
         """Let those that wait for room move up into what is free."""
         while self.spill is not None and len(self.queue) - self._dead < self.capacity:
             if not self.spill:
-                self.spill = None
+                self._nobody_waits()
                 return
             item = self.spill.popleft()
             if not is_live(item):
@@ -158,6 +164,11 @@ class Mailbox:
             else:
                 item.state = QUEUED
                 self.queue.append(item)
+
+    def _nobody_waits(self) -> None:
+        self.spill = None
+        if self.queue is not _NOTHING_YET:
+            self._let_append()
 
 
 class LatestMailbox(Mailbox):
@@ -185,6 +196,9 @@ class LatestMailbox(Mailbox):
         self._by_key[key] = keyed = KeyedCast(item, key)
         self.open().append(cast("Request", keyed))
         return True
+
+    def _let_append(self) -> None:
+        pass  # a key must be looked at
 
     def release(self, item: Any) -> Cast:
         """See `Mailbox`."""

@@ -6,7 +6,7 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -47,6 +47,8 @@ WhileDown = Literal["wait", "reject"]
 Environment = Literal["development", "production"]
 Layer = Literal["foundation", "infrastructure", "governance", "service", "edge"]
 LAYERS: tuple[Layer, ...] = ("foundation", "infrastructure", "governance", "service", "edge")
+NAME_RULE = "one or more letters, digits, '_', '-' or '.'"
+_BACKOFF = Backoff()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class ChildOptions:
 
     name: str | None = None
     restart: Restart = "permanent"
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = _BACKOFF
     mailbox: int = 1024
     overflow: Overflow = "wait"
     while_down: WhileDown = "wait"
@@ -99,6 +101,9 @@ class ChildOptions:
         require_number(self, "mailbox", at_least=1, whole=True)
         for name in ("down_wait", "unwind_grace", "drain", "shutdown"):
             require_number(self, name)
+
+
+DEFAULT_OPTIONS = ChildOptions()  # immutable, so all specs may have the same
 
 
 class OptionValues(TypedDict, total=False):
@@ -181,7 +186,7 @@ class Spec(ABC, Generic[H_co]):
 
     def options(self, **values: Unpack[OptionValues]) -> Self:
         """The same spec under other rules; see `ChildOptions` for the keywords."""
-        known = {item.name for item in fields(ChildOptions)}
+        known = ChildOptions.__dataclass_fields__
         for name, value in values.items():
             if name not in known:
                 raise SpecInvalid(name, value, f"no such option; there are {', '.join(sorted(known))}")
@@ -195,7 +200,7 @@ class ActorSpec(Spec[Handle[A]], Generic[A]):
     cls: type[A]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    rules: ChildOptions = field(default_factory=ChildOptions)
+    rules: ChildOptions = DEFAULT_OPTIONS
 
     @property
     def child_options(self) -> ChildOptions:
@@ -241,10 +246,19 @@ def child(cls: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorSpec[A
         hint = "the class itself, not an actor that has been made: " if isinstance(actor_class, Actor) else ""
         raise SpecInvalid("child", cls, f"pass {hint}a subclass of creche.Actor, then its constructor's arguments")
     try:
-        inspect.signature(actor_class).bind(*args, **kwargs)
+        _signature_of(actor_class).bind(*args, **kwargs)
     except TypeError as error:
         raise SpecInvalid(f"child({actor_class.__name__}, ...)", (args, kwargs), str(error)) from None
     return ActorSpec(cast("type[A]", cls), args, dict(kwargs))
+
+
+def _signature_of(cls: type[Actor]) -> inspect.Signature:
+    """Kept in the class: to find it out costs more than all the rest of a spec."""
+    signature: inspect.Signature | None = cls.__dict__.get("__creche_signature__")
+    if signature is None:
+        signature = inspect.signature(cls)
+        type.__setattr__(cls, "__creche_signature__", signature)
+    return signature
 
 
 def require_spec(where: str, value: object) -> None:
@@ -256,9 +270,6 @@ def require_spec(where: str, value: object) -> None:
         f"creche.child({kind.__name__}, ...)" if issubclass(kind, Actor) else "creche.child(...), c.db.component()"
     )
     raise SpecInvalid(where, value, f"pass a spec: {examples}")
-
-
-NAME_RULE = "one or more letters, digits, '_', '-' or '.'"
 
 
 def is_name(name: str) -> bool:

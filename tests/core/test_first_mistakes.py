@@ -12,17 +12,6 @@ import creche
 from tests.core.support import Probe, recorded
 
 
-async def test_a_message_is_not_an_attribute_of_the_handle(autojump_clock: MockClock) -> None:
-    """`handle.add()` says that it is `handle.ask.add()`; what is no message at all is a plain AttributeError."""
-    async with creche.open_runtime("t") as runtime:
-        probe: Any = await runtime.start(creche.child(Probe))
-        with pytest.raises(AttributeError, match=r"use handle\.ask\.add\("):
-            await probe.add()
-        with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
-            await probe.nonsense()
-        assert not hasattr(creche.Handle("unbound"), "anything")
-
-
 @pytest.mark.parametrize("wrong", [Probe, Probe(), int, None, "probe"])
 async def test_only_specs_are_started(autojump_clock: MockClock, wrong: Any) -> None:
     """A class, an actor or anything else is a SpecInvalid that shows the way to write it."""

@@ -57,6 +57,7 @@ MUTANTS = (
 -            if self._spoiled:
 -                return
 """,
+        (FUZZ, "tests/core/test_callers_gone.py"),
     ),
     Mutant(
         "a cancel does not note that the scope must be renewed",
