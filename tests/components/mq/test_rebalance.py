@@ -211,7 +211,11 @@ async def test_a_pause_holds_for_what_is_assigned_later(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", ["key", "partition"])
 @pytest.mark.parametrize("kills", [False, True], ids=["", "with kills"])
 async def test_members_come_and_go_under_load(order: m.Order, kills: bool, tmp_path: Path) -> None:
-    """Each key in order for the first time, whoever handles it; without crashes each record is delivered once."""
+    """Each key in order for the first time, whoever handles it; by partition and without crashes each record once.
+
+    By key, what was done behind a record that had not begun when its partition changed hands is delivered again: only
+    what is contiguously done is committed.
+    """
     keys, each = 6, 60
     seen = Seen(let_others_run)
     async with log_at(tmp_path / "log", partitions=4, commit_every=5, session_timeout=1000.0) as (runtime, mq):
@@ -241,7 +245,8 @@ async def test_members_come_and_go_under_load(order: m.Order, kills: bool, tmp_p
     for record in seen.done:
         if record.value not in by_key[record.key]:
             by_key[record.key].append(record.value)
-    assert kills or set(Counter((r.key, r.value) for r in seen.done).values()) == {1}
+    times = Counter((r.key, r.value) for r in seen.done).values()
+    assert kills or order == "key" or set(times) == {1}
     assert by_key == {b"%d" % key: [b"%d" % n for n in range(each)] for key in range(keys)}
 
 
