@@ -1,10 +1,15 @@
 """The HTTP API.
 
-    POST /sessions/{session}/messages      body {"user_id", "content"}, header X-Idempotency-Key -> {"message_id",
-    "success"} GET  /sessions/{session}/messages      ?after=<id>&limit=<n> -> {"messages": [...]} GET
-    /sessions/{session}/count         -> {"count": n} GET  /health/live, /health/ready       the process runs; the whole
-    tree has started and takes work GET  /tree                             the supervision tree, as text or (Accept:
-    application/json) as JSON
+    PUT  /users                        body {"users": [{"user_id", "name"}, ...]} -> {"saved": n}
+    PUT  /sessions/{session}           body {"kind": "single" | "group" | "world", "members": [...]} -> the session
+    POST /sessions/{session}/messages  body {"user_id", "content"}, header X-Idempotency-Key
+                                       -> {"message_id", "success"}
+    GET  /sessions/{session}/messages  ?after=<id>&limit=<n> -> {"messages": [...]}
+    GET  /sessions/{session}/count     -> {"count": n}
+    GET  /messages/{message}           -> the message
+    GET  /users/{user}/inbox           ?after=<id>&limit=<n> -> {"messages": [...]}
+    GET  /health/live, /health/ready   the process runs; the whole tree has started and takes work
+    GET  /tree                         the supervision tree, as text or (Accept: application/json) as JSON
 
 Each response carries X-Trace-ID and X-Request-ID. An error is ``{"error": {"code", "message"}}``; what caused it stays
 in the log."""
@@ -14,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -27,12 +32,15 @@ import creche
 from creche import components as c
 
 from .errors import InvalidInput, TooLarge, response_for
-from .model import SendMessage
+from .model import SaveSession, SaveUsers, SendMessage, Session
 from .service import MessageService
 
 MAX_BODY = 64 * 1024  # bytes
 CALL_WITHIN = 20.0  # seconds for one request in all
 MAX_PAGE = 500
+MAX_ID = 2**63 - 1
+
+T = TypeVar("T")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -41,9 +49,13 @@ def build_api(service: creche.Handle[MessageService], uid: c.uid.Uid) -> c.http.
     """The ASGI application."""
     api = _Api(service)
     routes = [
+        Route("/users", _answering(api.save_users), methods=["PUT"]),
+        Route("/users/{user}/inbox", _answering(api.inbox), methods=["GET"]),
+        Route("/sessions/{session}", _answering(api.save_session), methods=["PUT"]),
         Route("/sessions/{session}/messages", _answering(api.send), methods=["POST"]),
-        Route("/sessions/{session}/messages", _answering(api.read), methods=["GET"]),
+        Route("/sessions/{session}/messages", _answering(api.history), methods=["GET"]),
         Route("/sessions/{session}/count", _answering(api.count), methods=["GET"]),
+        Route("/messages/{message}", _answering(api.message), methods=["GET"]),
         Route("/health/live", _answering(api.live), methods=["GET"]),
         Route("/health/ready", _answering(api.ready), methods=["GET"]),
         Route("/tree", _answering(api.tree), methods=["GET"]),
@@ -56,20 +68,38 @@ class _Api:
     def __init__(self, service: creche.Handle[MessageService]) -> None:
         self._service = service
 
+    @property
+    def _ask(self) -> MessageService:
+        return self._service.within(CALL_WITHIN).ask
+
+    async def save_users(self, request: Request) -> Response:
+        users = _decode(await _body(request), SaveUsers).users
+        await self._ask.save_users(users)
+        return _json({"saved": len(users)})
+
+    async def save_session(self, request: Request) -> Response:
+        wanted = _decode(await _body(request), SaveSession)
+        session = Session(_name(request, "session"), wanted.kind, tuple(sorted(wanted.members)))
+        await self._ask.save_session(session)
+        return _json(session)
+
     async def send(self, request: Request) -> Response:
         key = _idempotency_key(request)
-        message = _decode(await _body(request))
-        answer = await self._service.within(CALL_WITHIN).ask.send(_session(request), key, message)
-        return _json(answer)
+        message = _decode(await _body(request), SendMessage)
+        return _json(await self._ask.send(_name(request, "session"), key, message))
 
-    async def read(self, request: Request) -> Response:
-        after = _number(request, "after", 0, 2**63 - 1)
-        limit = _number(request, "limit", 50, MAX_PAGE)
-        page = await self._service.within(CALL_WITHIN).ask.session(_session(request), after, limit)
-        return _json({"messages": page})
+    async def history(self, request: Request) -> Response:
+        return _json({"messages": await self._ask.history(_name(request, "session"), *_page(request))})
+
+    async def inbox(self, request: Request) -> Response:
+        return _json({"messages": await self._ask.inbox(_name(request, "user"), *_page(request))})
+
+    async def message(self, request: Request) -> Response:
+        message_id = _whole_number("message", request.path_params["message"], MAX_ID)
+        return _json(await self._ask.message(message_id))
 
     async def count(self, request: Request) -> Response:
-        return _json({"count": await self._service.within(CALL_WITHIN).ask.count(_session(request))})
+        return _json({"count": await self._ask.count(_name(request, "session"))})
 
     async def live(self, request: Request) -> Response:
         return _json({"status": "live"})
@@ -92,11 +122,11 @@ def _runtime() -> creche.Runtime:
     return runtime
 
 
-def _session(request: Request) -> str:
-    session: str = request.path_params["session"]
-    if not re.fullmatch(r"[\w.\-]{1,128}", session):
-        raise InvalidInput("session: 1 to 128 letters, digits, '_', '-' or '.'")
-    return session
+def _name(request: Request, what: str) -> str:
+    name: str = request.path_params[what]
+    if not re.fullmatch(r"[\w.\-]{1,128}", name):
+        raise InvalidInput(f"{what}: 1 to 128 letters, digits, '_', '-' or '.'")
+    return name
 
 
 def _idempotency_key(request: Request) -> str:
@@ -106,10 +136,17 @@ def _idempotency_key(request: Request) -> str:
     return key
 
 
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name, str(default))
+def _page(request: Request) -> tuple[int, int]:
+    query = request.query_params
+    return (
+        _whole_number("after", query.get("after", "0"), MAX_ID),
+        _whole_number("limit", query.get("limit", "50"), MAX_PAGE),
+    )
+
+
+def _whole_number(what: str, text: str, most: int) -> int:
     if not re.fullmatch(r"\d{1,19}", text) or int(text) > most:
-        raise InvalidInput(f"{name}: a whole number from 0 to {most}, not {text[:40]!r}")
+        raise InvalidInput(f"{what}: a whole number from 0 to {most}, not {text[:40]!r}")
     return int(text)
 
 
@@ -123,9 +160,9 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _decode(body: bytes) -> SendMessage:
+def _decode(body: bytes, type: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=SendMessage)
+        return msgspec.json.decode(body, type=type)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"body: {error}", error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -14,8 +14,10 @@ from creche import components as c
 
 from .api import build_api
 from .counters import counter
+from .delivery import RETRY, batch_deliverer, distributor
 from .killer import Killer
-from .model import COUNTERS_GROUP, TOPIC, metadata
+from .model import BATCHES_GROUP, BATCHES_TOPIC, COUNTERS_GROUP, DISTRIBUTION_GROUP, TOPIC, metadata
+from .repository import Repository
 from .service import MessageService
 
 # Under the killer everything crashes all the time; in a quiet service 3 in 5 seconds is a sign that something is wrong.
@@ -43,7 +45,10 @@ class Service:
     app: creche.App
     db: c.db.Db
     mq: c.mq.Mq
+    cache: c.cache.Cache
+    repository: Repository
     service: creche.Handle[MessageService]
+    api: c.http.ASGIApp
     http: c.http.HttpServer
 
 
@@ -58,14 +63,24 @@ def build(settings: Settings, service_class: type[MessageService] = MessageServi
         c.db.component(c.db.Config(path=str(settings.data / "service.db")), metadata=metadata).options(backoff=QUICK)
     )
     mq = app.use(c.mq.component(c.mq.Config(path=str(settings.data / "mq.db"))).options(backoff=QUICK))
+    cache = app.use(c.cache.component().options(backoff=QUICK))
+    repository = Repository(db, cache)
     app.use(c.db.relay(db, mq).options(backoff=QUICK))
-    app.use(c.mq.consumer(mq, COUNTERS_GROUP, [TOPIC], counter(db)).options(name="counters", backoff=QUICK))
-    service = app.use(creche.child(service_class, db, uid).options(backoff=QUICK))
+    counters = c.mq.consumer(mq, COUNTERS_GROUP, [TOPIC], counter(db), concurrency=8)
+    app.use(counters.options(name="counters", backoff=QUICK))
+    distribution = c.mq.consumer(
+        mq, DISTRIBUTION_GROUP, [TOPIC], distributor(repository, db, mq), concurrency=8, retry=RETRY
+    )
+    app.use(distribution.options(name="distribution", backoff=QUICK))
+    batches = c.mq.consumer(mq, BATCHES_GROUP, [BATCHES_TOPIC], batch_deliverer(db), concurrency=2, retry=RETRY)
+    app.use(batches.options(name="batches", backoff=QUICK))
+    service = app.use(creche.child(service_class, db, uid, repository).options(backoff=QUICK))
     config = c.http.ServerConfig(port=settings.port)
-    http = app.use(c.http.http_server(config, build_api(service, uid)).options(backoff=QUICK))
+    api = build_api(service, uid)
+    http = app.use(c.http.http_server(config, api).options(backoff=QUICK))
     if settings.kill_every:
         app.use(creche.child(Killer, settings.kill_seed, settings.kill_every).options(layer="edge"))
-    return Service(app, db, mq, service, http)
+    return Service(app, db, mq, cache, repository, service, api, http)
 
 
 def settings_from_environment() -> Settings:

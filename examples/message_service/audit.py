@@ -1,5 +1,5 @@
-"""The audit: what was accepted, held against what is stored, published and counted. Reads the files from outside, with
-plain sqlite3.
+"""The audit: what was accepted, held against what is stored, published, counted and delivered. Reads the files from
+outside, with plain sqlite3.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from typing import Any
 import msgspec
 
 from .client import Receipt
+from .crowd import SESSIONS, inbox_rows, session_of
 from .model import TOPIC
+
+INBOX_ROWS = "SELECT user_id, message_id FROM inbox UNION ALL SELECT '', message_id FROM world_inbox"
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Findings:
 
     @property
     def holds(self) -> bool:
-        """Every message that was answered 2xx is stored once, published once, counted once; and nothing else is."""
+        """Every message that was answered 2xx is stored once, published once, counted once, and
+        delivered to whom it is for; and nothing else is.
+        """
         return not self.problems and self.accepted == self.stored == self.published == self.counted
 
 
@@ -56,6 +61,16 @@ def counted_so_far(data: Path) -> int:
     return int(total[0][0]) if total else 0
 
 
+def delivered_so_far(data: Path) -> int:
+    """How many rows there are in all inboxes."""
+    return int(rows(data / "service.db", f"SELECT count(*) FROM ({INBOX_ROWS})")[0][0])  # a constant
+
+
+def deliveries_of(count: int) -> int:
+    """How many rows the first `count` messages leave in the inboxes."""
+    return sum(len(list(inbox_rows(session_of(number), number))) for number in range(count))
+
+
 def audit(data: Path, receipts: list[Receipt]) -> Findings:
     """Compare. `data` is the service's folder; the service may have stopped or not."""
     stored = rows(data / "service.db", "SELECT id, request_key, session_id, content FROM messages")
@@ -67,6 +82,7 @@ def audit(data: Path, receipts: list[Receipt]) -> Findings:
     losses = [*_not_stored(receipts, by_key), *_missing("published", receipts, published)]
     doubles = [*_twice("published", published), *_twice("stored", (str(row[1]) for row in stored))]
     wrong_counts = list(_wrong_counts(receipts, per_session))
+    misplaced = list(wrong_inboxes(receipts, rows(data / "service.db", INBOX_ROWS)))
     return Findings(
         accepted=len(receipts),
         stored=len(stored),
@@ -74,7 +90,7 @@ def audit(data: Path, receipts: list[Receipt]) -> Findings:
         counted=sum(per_session.values()),
         duplicates=len(doubles),
         lost=len(losses),
-        problems=tuple([*losses, *doubles, *wrong_counts][:10]),
+        problems=tuple([*losses, *doubles, *wrong_counts, *misplaced][:10]),
     )
 
 
@@ -99,3 +115,12 @@ def _wrong_counts(receipts: Iterable[Receipt], per_session: dict[str, int]) -> I
     for session, count in accepted.items():
         if per_session.get(session) != count:
             yield f"{session}: {count} accepted, {per_session.get(session)} counted"
+
+
+def wrong_inboxes(receipts: Iterable[Receipt], delivered: Iterable[tuple[str, int]]) -> Iterable[str]:
+    """What is missing in the inboxes, and what is there but should not be."""
+    sessions = {session.session_id: session for session in SESSIONS}
+    expected = {row for r in receipts for row in inbox_rows(sessions[r.session_id], int(r.message_id))}
+    for user, message_id in expected.symmetric_difference(delivered):
+        what = "not delivered to" if (user, message_id) in expected else "delivered by mistake to"
+        yield f"{message_id}: {what} {user or 'everybody'}"

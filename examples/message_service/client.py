@@ -12,16 +12,26 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import h11
 import msgspec
 import trio
 
+from .crowd import SESSIONS, USERS, poster_of, session_of
 from .http_client import HttpClient, Reply
+from .model import SaveSession, SaveUsers, SendMessage
 
-SESSIONS = 50
 BROKEN = (OSError, trio.BrokenResourceError, h11.RemoteProtocolError, trio.TooSlowError)
+
+
+class Request(NamedTuple):
+    """What `HttpClient.request` takes."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -57,15 +67,27 @@ def _docstring_lines(stdlib: Path) -> Iterator[str]:
 
 
 class Poster:
-    """Posts lines until there are none left; each until it is answered 2xx."""
+    """Makes users and sessions, then posts lines until there are none left; each until it is answered 2xx."""
 
     def __init__(self, url: str, receipts: IO[bytes], seed: int) -> None:
         self._url = url
         self._receipts = receipts
         self._random = random.Random(seed)
 
-    async def post_all(self, lines: list[str], clients: int) -> None:
+    async def run(self, lines: list[str], clients: int) -> None:
         """Post all lines with so many clients at once."""
+        await self._set_up()
+        await self._post_all(lines, clients)
+
+    async def _set_up(self) -> None:
+        client = HttpClient(self._url)
+        await self._until_accepted(client, "PUT", "/users", {}, SaveUsers(list(USERS)))
+        for session in SESSIONS:
+            body = SaveSession(session.kind, session.members)
+            await self._until_accepted(client, "PUT", f"/sessions/{session.session_id}", {}, body)
+        await client.close()
+
+    async def _post_all(self, lines: list[str], clients: int) -> None:
         numbered = iter(enumerate(lines))
         async with trio.open_nursery() as nursery:
             for _ in range(clients):
@@ -78,27 +100,34 @@ class Poster:
         await client.close()
 
     async def _post(self, client: HttpClient, number: int, line: str) -> Receipt:
-        key, session = f"demo-{number}", f"session-{number % SESSIONS}"
-        body = msgspec.json.encode({"user_id": f"user-{number % 7}", "content": line})
+        key, session = f"demo-{number}", session_of(number).session_id
+        path, headers = f"/sessions/{session}/messages", {"X-Idempotency-Key": key}
+        reply, tries = await self._until_accepted(client, "POST", path, headers, SendMessage(poster_of(number), line))
+        answer = msgspec.json.decode(reply.body, type=dict[str, object])
+        return Receipt(key, session, str(answer["message_id"]), line, tries)
+
+    async def _until_accepted(
+        self, client: HttpClient, method: str, path: str, headers: dict[str, str], body: msgspec.Struct
+    ) -> tuple[Reply, int]:
+        """The 2xx, and how many requests it took."""
+        request = Request(method, path, {"Content-Type": "application/json", **headers}, msgspec.json.encode(body))
         tries = 0
         while True:
             tries += 1
-            reply = await self._try(client, f"/sessions/{session}/messages", key, body)
+            reply = await self._try(client, request)
             if reply is not None and 200 <= reply.status < 300:
-                answer = msgspec.json.decode(reply.body, type=dict[str, object])
-                return Receipt(key, session, str(answer["message_id"]), line, tries)
+                return reply, tries
             if reply is not None and reply.status < 500:
                 raise RuntimeError(f"refused for good: {reply.status} {reply.body.decode()}")
             await trio.sleep(self._random.uniform(0.01, 0.05) * min(tries, 10))
 
-    async def _try(self, client: HttpClient, path: str, key: str, body: bytes) -> Reply | None:
+    async def _try(self, client: HttpClient, request: Request) -> Reply | None:
         """One request; None if it broke. One in fifty is sent twice, as an impatient client would."""
-        headers = {"Content-Type": "application/json", "X-Idempotency-Key": key}
         try:
             with trio.fail_after(5):
                 if self._random.random() < 0.02:
-                    await client.request("POST", path, headers, body)
-                return await client.request("POST", path, headers, body)
+                    await client.request(*request)
+                return await client.request(*request)
         except BROKEN:
             return None
 
@@ -115,7 +144,7 @@ def main() -> int:
     with arguments.receipts.open("wb", buffering=0) as receipts:
         poster = Poster(arguments.url, receipts, arguments.seed)
         try:
-            trio.run(poster.post_all, lines_of_text(arguments.count), arguments.clients)
+            trio.run(poster.run, lines_of_text(arguments.count), arguments.clients)
         except KeyboardInterrupt:
             return 130
     return 0

@@ -20,14 +20,14 @@ def counter(db: c.db.Db) -> Callable[[Message], Awaitable[None]]:
 
     async def count(message: Message) -> None:
         stored = message.decode(StoredMessage)
-        await db.transact(_count_once, int(stored.message_id), stored.session_id)
+        await db.transact_sync(_count_once, int(stored.message_id), stored.session_id)
 
     return count
 
 
-async def _count_once(tx: c.db.Transaction, message_id: int, session_id: str) -> None:
-    marked = await tx.execute(insert(counted).values(message_id=message_id).on_conflict_do_nothing())
+def _count_once(tx: c.db.SyncTransaction, message_id: int, session_id: str) -> None:
+    marked = tx.execute(insert(counted).values(message_id=message_id).on_conflict_do_nothing())
     if marked.rowcount:
         one = insert(session_counters).values(session_id=session_id, messages=1)
         column = session_counters.c.messages
-        await tx.execute(one.on_conflict_do_update(index_elements=["session_id"], set_={"messages": column + 1}))
+        tx.execute(one.on_conflict_do_update(index_elements=["session_id"], set_={"messages": column + 1}))

@@ -1,7 +1,7 @@
 """``make demo``: the service under a killer, a second process that posts, and an audit from outside.
 
 The last line says what was found; the exit status is 0 only if every message that was answered 2xx is stored once,
-published once and counted once, and the killer has been busy enough to prove something."""
+published once, counted once and delivered to whom it is for, and the killer has been busy enough to prove something."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import h11
 import trio
 
-from .audit import Findings, audit, counted_so_far, receipts_in
+from .audit import Findings, audit, counted_so_far, delivered_so_far, deliveries_of, receipts_in
 from .http_client import HttpClient
 
 SERVER = "examples.message_service.server"
@@ -169,13 +169,18 @@ async def run_demo(plan: Plan, data: Path, say: Callable[[str], None]) -> Result
 
 
 async def _settle(plan: Plan, service: ServiceProcess, data: Path) -> None:
-    """Wait until the consumer has caught up and the killer has done its share.
+    """Wait until the consumers have caught up and the killer has done its share.
 
     The audit says what is missing if they never do.
     """
+    wanted = deliveries_of(plan.count)
     with trio.move_on_after(plan.settle_within):
-        while counted_so_far(data) < plan.count or service.restarts < plan.restarts_wanted:  # noqa: ASYNC110  # files
-            await trio.sleep(0.1)  # another process: there is nothing to wait on but its files
+        while (  # noqa: ASYNC110  # another process: there is nothing to wait on but its files
+            counted_so_far(data) < plan.count
+            or delivered_so_far(data) < wanted
+            or service.restarts < plan.restarts_wanted
+        ):
+            await trio.sleep(0.1)
 
 
 async def _show_progress(plan: Plan, service: ServiceProcess, data: Path, say: Callable[[str], None]) -> None:

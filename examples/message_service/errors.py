@@ -18,6 +18,8 @@ class ErrorCode(IntEnum):
     RATE_LIMITED = 1003
     KEY_CONFLICT = 1004
     TOO_LARGE = 1005
+    SESSION_NOT_FOUND = 1006
+    MESSAGE_NOT_FOUND = 1007
 
 
 HTTP_STATUS: Mapping[ErrorCode, int] = MappingProxyType(
@@ -28,6 +30,8 @@ HTTP_STATUS: Mapping[ErrorCode, int] = MappingProxyType(
         ErrorCode.RATE_LIMITED: 429,
         ErrorCode.KEY_CONFLICT: 409,
         ErrorCode.TOO_LARGE: 413,
+        ErrorCode.SESSION_NOT_FOUND: 404,
+        ErrorCode.MESSAGE_NOT_FOUND: 404,
     }
 )
 
@@ -37,6 +41,42 @@ class InvalidInput(creche.DomainError):
 
     def __init__(self, message: str, cause: BaseException | None = None) -> None:
         super().__init__(ErrorCode.INVALID_INPUT, message, cause)
+
+
+class EntityNotFound(creche.DomainError):
+    """There is nothing with this id. Its subclasses say what it would be."""
+
+
+class UserNotFound(EntityNotFound):
+    """No such user."""
+
+    def __init__(self, user_id: str) -> None:
+        super().__init__(ErrorCode.USER_NOT_FOUND, f"there is no user {user_id!r}")
+        self.user_id = user_id
+
+
+class SessionNotFound(EntityNotFound):
+    """No such session."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(ErrorCode.SESSION_NOT_FOUND, f"there is no session {session_id!r}")
+        self.session_id = session_id
+
+
+class MessageNotFound(EntityNotFound):
+    """No such message."""
+
+    def __init__(self, message_id: int) -> None:
+        super().__init__(ErrorCode.MESSAGE_NOT_FOUND, f"there is no message '{message_id}'")
+        self.message_id = message_id
+
+
+class PermissionDenied(creche.DomainError):
+    """Who asks may not do this."""
+
+    def __init__(self, user_id: str, session_id: str) -> None:
+        super().__init__(ErrorCode.PERMISSION_DENIED, f"user {user_id!r} is not a member of session {session_id!r}")
+        self.user_id, self.session_id = user_id, session_id
 
 
 class KeyConflict(creche.DomainError):

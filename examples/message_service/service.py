@@ -1,4 +1,4 @@
-"""The message service: accepts messages and reads sessions.
+"""The message service: accepts messages and reads what became of them.
 
 Accepting is one transaction: the message, and its announcement in the outbox. The idempotency key is a UNIQUE column in
 the same transaction, so a retry, however the first try ended, either finds the stored answer or stores it now."""
@@ -6,6 +6,7 @@ the same transaction, so a retry, however the first try ended, either finds the 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import insert, select
@@ -14,51 +15,98 @@ import creche
 from creche import components as c
 from creche.components.mq.message import Message
 
-from .errors import KeyConflict
-from .model import TOPIC, Answer, SendMessage, StoredMessage, messages, session_counters
+from .distribution import Kind, plan
+from .errors import KeyConflict, PermissionDenied
+from .model import (
+    TOPIC,
+    Answer,
+    SendMessage,
+    Session,
+    StoredMessage,
+    User,
+    inbox,
+    messages,
+    session_counters,
+    stored_message,
+    world_inbox,
+)
+from .repository import Repository
 
 
 class MessageService(creche.Actor):
     """The author's actor: handles only, no state of its own."""
 
-    def __init__(self, db: c.db.Db, uid: c.uid.Uid) -> None:
+    def __init__(self, db: c.db.Db, uid: c.uid.Uid, repository: Repository) -> None:
         self._db = db
         self._uid = uid
+        self._repository = repository
         self._log = c.clog.namespace("service")
 
+    async def save_users(self, users: Sequence[User]) -> None:
+        """Create or rename users."""
+        await self._repository.save_users(users)
+
+    async def save_session(self, session: Session) -> None:
+        """Create or replace a session. Raises `InvalidInput` for one whose messages could not be delivered."""
+        plan(session.kind, session.members)
+        await self._repository.save_session(session)
+
     async def send(self, session_id: str, request_id: str, request: SendMessage) -> Answer:
-        """Store a message and announce it; or give the stored answer if this request has been accepted before."""
+        """Store a message and announce it; or give the stored answer if this request has been accepted before.
+
+        Raises `UserNotFound`, `SessionNotFound`, `PermissionDenied`, `KeyConflict`.
+        """
+        await self._check_may_post(request.user_id, session_id)
         message_id = await self._uid.snowflake()
-        answer = await self._db.transact(self._accept, message_id, session_id, f"send_message:{request_id}", request)
+        key = f"send_message:{request_id}"
+        answer = await self._db.transact(accept, message_id, session_id, key, request)
         self._log.debug("accepted", message_id=answer.message_id, session=session_id)
         return answer
 
-    async def _accept(
-        self, tx: c.db.Transaction, message_id: int, session_id: str, key: str, request: SendMessage
-    ) -> Answer:
-        before = await tx.first(select(messages).where(messages.c.request_key == key))
-        if before is not None:
-            if (before.session_id, before.user_id, before.content) != (session_id, request.user_id, request.content):
-                raise KeyConflict(key)
-            return Answer(str(before.id))
-        now = time.time()
-        row = {"id": message_id, "request_key": key, "session_id": session_id, "created_at": int(now * 1e6)}
-        await tx.execute(insert(messages).values(**row, user_id=request.user_id, content=request.content))
-        stored = StoredMessage(str(message_id), session_id, request.user_id, request.content, now)
-        await tx.publish(Message(TOPIC, msgspec.json.encode(stored), key=str(message_id).encode()))
-        return Answer(str(message_id))
+    async def _check_may_post(self, user_id: str, session_id: str) -> None:
+        await self._repository.user(user_id)
+        session = await self._repository.session(session_id)
+        if session.kind != Kind.WORLD and user_id not in session.members:
+            raise PermissionDenied(user_id, session_id)
 
     @creche.message(on_caller_gone="cancel")
-    async def session(self, session_id: str, after: int, limit: int) -> list[StoredMessage]:
-        """Up to `limit` messages of a session in order of id, from the one after `after`."""
+    async def message(self, message_id: int) -> StoredMessage:
+        """One message. Raises `MessageNotFound`."""
+        return await self._repository.message(message_id)
+
+    @creche.message(on_caller_gone="cancel")
+    async def history(self, session_id: str, after: int, limit: int) -> list[StoredMessage]:
+        """Up to `limit` messages of a session in order of id, from the one after `after`. Raises `SessionNotFound`."""
+        await self._repository.session(session_id)
         query = select(messages).where(messages.c.session_id == session_id, messages.c.id > after)
-        rows = await self._db.all(query.order_by(messages.c.id).limit(limit))
-        return [
-            StoredMessage(str(row.id), row.session_id, row.user_id, row.content, row.created_at / 1e6) for row in rows
-        ]
+        return list(map(stored_message, await self._db.reader.all(query.order_by(messages.c.id).limit(limit))))
+
+    @creche.message(on_caller_gone="cancel")
+    async def inbox(self, user_id: str, after: int, limit: int) -> list[StoredMessage]:
+        """As `history`, of all that was delivered to a user. Raises `UserNotFound`."""
+        await self._repository.user(user_id)
+        own = select(inbox.c.message_id).where(inbox.c.user_id == user_id, inbox.c.message_id > after)
+        for_all = select(world_inbox.c.message_id).where(world_inbox.c.message_id > after)
+        query = select(messages).where(messages.c.id.in_(own.union_all(for_all)))
+        return list(map(stored_message, await self._db.reader.all(query.order_by(messages.c.id).limit(limit))))
 
     @creche.message(on_caller_gone="cancel")
     async def count(self, session_id: str) -> int:
         """How many messages of a session have been counted so far."""
         query = select(session_counters.c.messages).where(session_counters.c.session_id == session_id)
         return await self._db.scalar(query) or 0
+
+
+async def accept(tx: c.db.Transaction, message_id: int, session_id: str, key: str, request: SendMessage) -> Answer:
+    """Store a message and its announcement, or find the answer that its key got before: one transaction."""
+    before = await tx.first(select(messages).where(messages.c.request_key == key))
+    if before is not None:
+        if (before.session_id, before.user_id, before.content) != (session_id, request.user_id, request.content):
+            raise KeyConflict(key)
+        return Answer(str(before.id))
+    now = time.time()
+    row = {"id": message_id, "request_key": key, "session_id": session_id, "created_at": int(now * 1e6)}
+    await tx.execute(insert(messages).values(**row, user_id=request.user_id, content=request.content))
+    stored = StoredMessage(str(message_id), session_id, request.user_id, request.content, now)
+    await tx.publish(Message(TOPIC, msgspec.json.encode(stored), key=str(message_id).encode()))
+    return Answer(str(message_id))

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from examples.message_service.audit import deliveries_of, wrong_inboxes
+from examples.message_service.client import Receipt
+from examples.message_service.crowd import CROWD, SESSIONS, inbox_rows, poster_of, session_of
 from examples.message_service.demo import Plan, run_demo
+from examples.message_service.distribution import Direct, Fanout, Scheduled, World, plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +43,24 @@ async def test_the_audit_finds_a_service_that_acknowledges_before_it_commits(tmp
     result = await run_demo(plan, tmp_path, say_nothing)
     assert not result.findings.holds
     assert result.findings.lost > 0
+
+
+def test_the_demo_has_sessions_of_every_kind_and_its_posters_may_post() -> None:
+    """Each way of distribution is exercised, and each message is posted by a member."""
+    assert {type(plan(session.kind, session.members)) for session in SESSIONS} == {Direct, Fanout, Scheduled, World}
+    for number in range(1000):
+        assert poster_of(number) in (session_of(number).members or CROWD)
+    assert deliveries_of(3) == 1 + len(CROWD) + 2
+
+
+def test_the_audit_finds_what_is_missing_in_an_inbox_and_what_should_not_be_there() -> None:
+    """Each row is held against the members of the message's session."""
+    receipt = Receipt("k", "session-2", "7", "Hello.", 1)
+    first, second = inbox_rows(session_of(2), 7)
+    assert list(wrong_inboxes([receipt], [first, second])) == []
+    assert list(wrong_inboxes([receipt], [first])) == [f"7: not delivered to {second[0]}"]
+    stranger = list(wrong_inboxes([receipt], [first, second, ("eve", 7)]))
+    assert stranger == ["7: delivered by mistake to eve"]
 
 
 def test_ctrl_c_stops_the_demo_and_both_its_processes() -> None:

@@ -6,6 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, final
 
@@ -136,10 +137,10 @@ class Transacting(Statements):
 
         Cancelled: its statements are interrupted and nothing is stored; or all was stored, and it returns.
         """
-        route = self._route
+        route, context = self._route, copy_context()  # the thread that it runs in has none of the caller's
 
         def work(tx: SyncTransaction) -> R:
-            return fn(tx.routed(route), *args)
+            return context.run(fn, tx.routed(route), *args)
 
         value: R = await self._access().run(Work(function=work, begin=True, commit=True))
         return value
@@ -281,10 +282,10 @@ class Transaction(Statements):
 
     async def run_sync(self, fn: Callable[[SyncTransaction, *Ts], R], *args: *Ts) -> R:
         """Run ``fn(tx, *args)`` in the database's thread: several statements of this transaction in one visit."""
-        route = self._route
+        route, context = self._route, copy_context()  # the thread that it runs in has none of the caller's
 
         def work(tx: SyncTransaction) -> R:
-            return fn(tx.routed(route), *args)
+            return context.run(fn, tx.routed(route), *args)
 
         value: R = await self._unit.execute(function=work)
         return value
