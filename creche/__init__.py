@@ -36,6 +36,7 @@ from .runtime.handle import Handle as Handle
 from .runtime.runtime import Runtime as Runtime
 from .runtime.slots import BatchItem as BatchItem
 from .runtime.slots import ReplySlot as ReplySlot
+from .runtime.spec import Spec as Spec
 from .runtime.spec import child as child
 from .supervisors.app import App as App
 from .supervisors.app import Running as Running

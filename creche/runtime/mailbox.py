@@ -114,7 +114,7 @@ class Mailbox:
 
     def release(self, item: Any) -> Cast:
         """A `KeyedCast` has been taken out of `queue`: the cast that it stands for now."""
-        raise NotImplementedError
+        return cast("KeyedCast", item).cast
 
     def popped(self) -> None:
         """A live message has been taken out of `queue`."""
@@ -202,9 +202,8 @@ class LatestMailbox(Mailbox):
 
     def release(self, item: Any) -> Cast:
         """See `Mailbox`."""
-        keyed = cast("KeyedCast", item)
-        del self._by_key[keyed.key]
-        return keyed.cast
+        del self._by_key[item.key]
+        return super().release(item)
 
 
 def is_live(item: Queued | Waiting) -> bool:
