@@ -13,7 +13,9 @@ as a guest.
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
@@ -29,6 +31,7 @@ from .context import PLACE, RUNTIME
 from .deadlines import Deadlines
 from .errors import CallCycle, CallFailed, Killed, NotStarted, SpecInvalid, TreeFailed
 from .handle import Handle
+from .interposition import INTERPOSER
 from .node import Group, Node, State, Verdict, Want, stack_of
 from .simulation import SIMULATION
 from .spec import Bindable, Spec, require_spec
@@ -60,6 +63,7 @@ class Runtime:
     def __init__(self, name: str, root: Spec[Any], *, seed: int | None = None) -> None:
         self.name = name
         self._simulation = SIMULATION.get()
+        self.interposer = INTERPOSER.get()
         self.random = random.Random(seed) if self._simulation is None else self._simulation.next_random(seed)
         self.deadlines = Deadlines()
         self.events = events.EventHub()
@@ -72,12 +76,15 @@ class Runtime:
         self.clean_context.run(SIMULATION.set, self._simulation)
         self.stop_by = float("inf")
         self.opened_at = 0.0
+        self._wall_clock_steps = 0.0
         self.token: trio.lowlevel.TrioToken | None = None  # for what may come from another thread
         self._nursery: trio.Nursery | None = None
         self._failure: Exception | None = None
         self.root: Node = root.build(self, self, root.child_options.name or root.default_name())
         if self._simulation is not None:
             self._simulation.adopt(self)
+        if self.interposer is not None:
+            self.interposer.opened(self)
 
     def __repr__(self) -> str:
         return f"<Runtime {self.name}: {self.root!r}>"
@@ -163,6 +170,21 @@ class Runtime:
     def now(self) -> float:
         """Seconds of the runtime's clock."""
         return trio.current_time()
+
+    def wall_clock(self) -> float:
+        """Seconds since 1970: what goes into ids and records, and never decides how long something takes.
+
+        It may step in either direction, as the system's does. In a deterministic run (`creche.testing.run`) it follows
+        the virtual clock from a fixed date on; `step_wall_clock` steps it on purpose.
+        """
+        read = time.time if self._simulation is None else self._simulation.wall_clock
+        return read() + self._wall_clock_steps
+
+    def step_wall_clock(self, by: float) -> None:
+        """Let the wall clock of this runtime step, as the system's does when it is set: `by` seconds, backwards too."""
+        if not math.isfinite(by):
+            raise SpecInvalid("step_wall_clock", by, "a finite number of seconds")
+        self._wall_clock_steps += by
 
     def node_of(self, target: object) -> Node:
         """The node that a handle or a path names. Raises `NotStarted` or KeyError."""

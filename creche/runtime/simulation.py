@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+OPENED_AT = 1_767_225_600.0  # 2026-01-01 00:00 UTC: what the wall clock of a deterministic run says at its beginning
+
 # Seconds of virtual time that one piece of blocking code takes, drawn from the Random.
 BlockingTime = Callable[[random.Random], float]
 
@@ -52,6 +54,10 @@ class Simulation:
         """The randomness of the next runtime, which may have a `seed` of its own: else another stream for each."""
         self._runtimes += 1
         return random.Random(f"{self._seed}:runtime {self._runtimes}" if seed is None else seed)
+
+    def wall_clock(self) -> float:
+        """See `Runtime.wall_clock`."""
+        return OPENED_AT + trio.current_time()
 
     async def run_blocking(
         self, fn: Callable[..., R], args: tuple[Any, ...], limiter: trio.CapacityLimiter | None

@@ -210,13 +210,17 @@ class ActorSpec(Spec[Handle[A]], Generic[A]):
         return snake_case(getattr(self.cls, "__name__", "actor"))
 
     def build(self, runtime: Runtime, parent: Parent, name: str) -> Node:
-        return Cell(runtime, parent, name, self.rules, self, self.cls)
+        cell_class = Cell if runtime.interposer is None else runtime.interposer.cell_class(Cell)
+        return cell_class(runtime, parent, name, self.rules, self, self.cls)
 
     def construct(self, context: ActorContext) -> A:
         """A fresh actor for one incarnation. Its context is there before `__init__` runs."""
         actor = self.cls.__new__(self.cls)
         actor.context = context
         actor.__init__(*self.args, **self.kwargs)  # type: ignore[misc]  # the constructor of a subclass
+        interposer = context.runtime.interposer
+        if interposer is not None:
+            interposer.constructed(actor)
         return actor
 
     def new_handle(self) -> Handle[A]:

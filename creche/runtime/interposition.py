@@ -1,0 +1,47 @@
+"""What may stand between a runtime and its actors: faults on purpose, and records of what became of each call.
+
+A runtime asks for an `Interposer` once, when it is made, and in production there is none. It gets its say where nodes
+and actors are made, so what is on the hot path does not know of it: it may choose a class that records more than `Cell`
+does, and put something in front of the messages of an actor that has just been constructed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .actor import Actor
+    from .cell import Cell
+    from .runtime import Runtime
+
+
+class Interposer(Protocol):
+    """See above."""
+
+    def opened(self, runtime: Runtime) -> None:
+        """A runtime has been made, its tree is built and does not run yet."""
+        ...
+
+    def cell_class(self, cls: type[Cell]) -> type[Cell]:
+        """The class to make a cell of, where it would be `cls`: that one, or a subclass."""
+        ...
+
+    def constructed(self, actor: Actor) -> None:
+        """An incarnation has been constructed, no message seen. What this raises is a failure of its start."""
+        ...
+
+
+INTERPOSER: ContextVar[Interposer | None] = ContextVar("creche.interposer", default=None)
+
+
+@contextmanager
+def interposed(interposer: Interposer) -> Generator[None]:
+    """Runtimes that are made within the block get this interposer."""
+    token = INTERPOSER.set(interposer)
+    try:
+        yield
+    finally:
+        INTERPOSER.reset(token)
