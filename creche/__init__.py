@@ -42,6 +42,6 @@ from .supervisors.app import App as App
 from .supervisors.app import Running as Running
 from .supervisors.budget import Intensity as Intensity
 from .supervisors.opening import open_runtime as open_runtime
-from .supervisors.supervisor import supervisor as supervisor
+from .supervisors.spec import supervisor as supervisor
 
 __version__ = "0.1.0.dev0"

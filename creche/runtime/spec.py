@@ -276,6 +276,11 @@ def require_spec(where: str, value: object) -> None:
     raise SpecInvalid(where, value, f"pass a spec: {examples}")
 
 
+def name_of(spec: Spec[Any]) -> str:
+    """The name of a child among its siblings."""
+    return spec.child_options.name or spec.default_name()
+
+
 def is_name(name: str) -> bool:
     """Whether a node may be named so: names are joined to paths by slashes."""
     return re.fullmatch(r"[\w.\-]+", name) is not None

@@ -37,11 +37,11 @@ from ..runtime.configuration import read_configuration
 from ..runtime.errors import ConfigInvalid, CrecheError, SpecInvalid
 from ..runtime.node import still_there
 from ..runtime.runtime import Runtime, opened, raise_single
-from ..runtime.spec import LAYERS, Bindable, Environment, Layer, Spec, require_spec
+from ..runtime.spec import LAYERS, Bindable, Environment, Layer, Spec, name_of, require_spec
 from ..runtime.tree import TreeNode
 from .budget import Intensity
 from .opening import STOP_WITHIN
-from .supervisor import SupervisorSpec, name_of, supervisor
+from .spec import SupervisorSpec, supervisor
 
 C = TypeVar("C", bound=Config)
 H = TypeVar("H")

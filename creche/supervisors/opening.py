@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from ..runtime.checks import require_seconds
 from ..runtime.runtime import Runtime, opened
 from .budget import Intensity
-from .supervisor import SupervisorSpec, require_supervisor, supervisor
+from .spec import SupervisorSpec, require_supervisor, supervisor
 
 STOP_WITHIN = 30.0  # seconds; what container platforms grant by default
 

@@ -12,7 +12,7 @@ from creche import components as c
 from creche.runtime.asgi import Receive, Scope, Send
 from creche.runtime.config import Config, Seconds
 from creche.runtime.config_sources import Origin
-from creche.supervisors.supervisor import SupervisorSpec
+from creche.supervisors.spec import SupervisorSpec
 from tests.config.support import write
 
 pytestmark = pytest.mark.usefixtures("in_folder")

@@ -20,7 +20,7 @@ import creche
 from creche.runtime.hosting import AsyncioHost
 from creche.runtime.node import State, unwrap
 from creche.runtime.spec import Spec
-from creche.supervisors.supervisor import SupervisorSpec
+from creche.supervisors.spec import SupervisorSpec
 from tests.cancelling import Strike, everywhere, in_each_run, prove_idle
 from tests.core.residents import (
     Make,

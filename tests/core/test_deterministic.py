@@ -19,7 +19,7 @@ from trio.testing import wait_all_tasks_blocked
 import creche
 from creche import testing
 from creche.runtime.scheduling import find_trios_random, random_of, scheduled_by, trios_hook
-from creche.supervisors.supervisor import SupervisorSpec, supervisor
+from creche.supervisors.spec import SupervisorSpec, supervisor
 from tests.core.support import Boom, Reply, asking, reach
 
 R = TypeVar("R")

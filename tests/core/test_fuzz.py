@@ -17,8 +17,8 @@ import creche
 import creche.testing
 from creche.runtime.deadlines import Timer
 from creche.runtime.node import State
+from creche.supervisors.spec import SupervisorSpec
 from creche.supervisors.strategies import STRATEGIES
-from creche.supervisors.supervisor import SupervisorSpec
 from tests.core.fuzz_actors import PLANS, ROUGH, Message, PlainWorker, Worker
 from tests.core.fuzz_ledger import Ledger
 from tests.core.support import cell_of, reach

@@ -14,7 +14,7 @@ from creche.runtime import events
 from creche.runtime.errors import IncarnationEnded
 from creche.runtime.node import State
 from creche.runtime.spec import Restart
-from creche.supervisors.supervisor import supervisor
+from creche.supervisors.spec import supervisor
 from tests.core.support import Boom, Flag, Gate, Probe, Reply, asking, cell_of, kinds, reach, recorded, settle
 
 

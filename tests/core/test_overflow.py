@@ -15,7 +15,7 @@ from creche.runtime.errors import SpecInvalid
 from creche.runtime.events import DeadLetter, Overflowed
 from creche.runtime.node import State
 from creche.runtime.spec import ChildOptions, Overflow, WhileDown
-from creche.supervisors.supervisor import supervisor
+from creche.supervisors.spec import supervisor
 from tests.core.support import Gate, Probe, asking, cell_of, reach, recorded, settle
 
 DOWN_FOR_LONG = creche.Backoff(first=50, cap=50, free=0, jitter=0)

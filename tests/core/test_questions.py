@@ -16,8 +16,8 @@ from trio.testing import MockClock
 import creche
 from creche.runtime import events
 from creche.runtime.spec import Overflow
+from creche.supervisors.spec import supervisor
 from creche.supervisors.strategies import Strategy
-from creche.supervisors.supervisor import supervisor
 from tests.core.support import Boom, Gate, Probe, Reply, asking, cell_of, kinds, reach, recorded, settle
 
 MANY = creche.Intensity(10_000, 1)

@@ -15,7 +15,7 @@ import creche
 from creche.runtime import events
 from creche.runtime.errors import IncarnationEnded
 from creche.runtime.node import State
-from creche.supervisors.supervisor import supervisor
+from creche.supervisors.spec import supervisor
 from tests.core.support import Boom, Gate, Probe, asking, cell_of, kinds, reach, recorded, settle
 
 MANY = creche.Intensity(10_000, 1)

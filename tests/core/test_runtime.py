@@ -12,7 +12,7 @@ from trio.testing import MockClock
 import creche
 from creche.runtime import events
 from creche.runtime.errors import IntensityExceeded, SpecInvalid
-from creche.supervisors.supervisor import supervisor
+from creche.supervisors.spec import supervisor
 from tests.core.support import Boom, Gate, Probe, asking, cell_of, reach, recorded, settle
 
 

@@ -10,7 +10,7 @@ import pytest
 import creche
 from creche.runtime.errors import SpecInvalid
 from creche.runtime.spec import ChildOptions, snake_case
-from creche.supervisors.supervisor import supervisor
+from creche.supervisors.spec import supervisor
 from tests.core.support import Probe
 
 

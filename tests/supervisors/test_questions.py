@@ -17,8 +17,8 @@ from creche.runtime import events
 from creche.runtime.backoff import Jitter
 from creche.runtime.node import Node, State
 from creche.runtime.spec import Restart
+from creche.supervisors.spec import SupervisorSpec, supervisor
 from creche.supervisors.strategies import Strategy
-from creche.supervisors.supervisor import SupervisorSpec, supervisor
 from tests.core.support import Boom, Gate, Probe, Reply, asking, cell_of, kinds, reach, recorded, settle
 
 MANY = creche.Intensity(10_000, 1)

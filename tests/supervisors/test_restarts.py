@@ -15,8 +15,8 @@ from creche.runtime.events import Crashed, Escalated, Event, GroupRestart, Ready
 from creche.runtime.life import CRASHES_PER_PASS
 from creche.runtime.node import State
 from creche.runtime.spec import Restart, Spec
+from creche.supervisors.spec import SupervisorSpec, supervisor
 from creche.supervisors.strategies import Strategy
-from creche.supervisors.supervisor import SupervisorSpec, supervisor
 from tests.core.support import Boom, Gate, Probe, asking, cell_of, kinds, reach, recorded, settle
 
 MANY = creche.Intensity(1000, 1)

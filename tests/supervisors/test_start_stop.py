@@ -16,7 +16,8 @@ from creche.runtime.errors import NotStarted, SpecInvalid
 from creche.runtime.events import Event
 from creche.runtime.node import State, Want
 from creche.runtime.spec import ActorSpec, Spec
-from creche.supervisors.supervisor import ENDS_PER_PASS, STARTS_PER_PASS, SupervisorSpec, supervisor
+from creche.supervisors.children import ENDS_PER_PASS, STARTS_PER_PASS
+from creche.supervisors.spec import SupervisorSpec, supervisor
 from tests.core.support import Boom, Gate, Probe, asking, kinds, reach, recorded, settle
 
 MANY = 80  # more than a supervisor starts in one pass

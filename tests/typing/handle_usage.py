@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, assert_type, overload
 import creche
 from creche.runtime.spec import ActorSpec
 from creche.supervisors.handle import SupervisorHandle
-from creche.supervisors.supervisor import SupervisorSpec
+from creche.supervisors.spec import SupervisorSpec
 
 T = TypeVar("T")
 
