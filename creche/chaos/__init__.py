@@ -1,0 +1,33 @@
+"""Chaos that replays: faults drawn from a seed, carried out in a live tree or in virtual time. See docs/chaos.
+
+Needs the extra ``creche[testing]`` for `run` and what is built on it.
+"""
+
+from .explore import Finding as Finding
+from .explore import Report as Report
+from .explore import Run as Run
+from .explore import Scenario as Scenario
+from .explore import check as check
+from .explore import explore as explore
+from .explore import replay as replay
+from .explore import run as run
+from .faults import Act as Act
+from .faults import Crash as Crash
+from .faults import Cut as Cut
+from .faults import Delay as Delay
+from .faults import Fault as Fault
+from .faults import Hang as Hang
+from .faults import Kill as Kill
+from .faults import RefuseStart as RefuseStart
+from .faults import StepClock as StepClock
+from .injector import FaultInjected as FaultInjected
+from .injector import Injector as Injector
+from .journal import Journal as Journal
+from .journal import Summary as Summary
+from .plan import Plan as Plan
+from .plan import Recipe as Recipe
+from .plan import Step as Step
+from .plan import draw as draw
+from .plan import targets_in as targets_in
+from .world import Violated as Violated
+from .world import World as World

@@ -1,0 +1,206 @@
+"""Runs of a scenario: one, by seed or plan; many, until something does not hold; and the smallest plan that shows it.
+
+`run` is deterministic: `creche.testing.run` with an injector in between. A plan that fails is shrunk by Hypothesis,
+which drops steps and rounds times for as long as the same thing fails.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from .. import testing
+from ..runtime.interposition import interposed
+from ..runtime.node import one_line, unwrap
+from .journal import Summary
+from .plan import Plan, Recipe, Step
+from .world import Violated, World
+
+Scenario = Callable[[World], Awaitable[object]]
+PATIENCE = 3600.0  # seconds of virtual time that a scenario may take
+_SHRINKS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a scenario. `failure` is what did not hold or what the scenario raised; None if all is well."""
+
+    seed: int
+    plan: Plan
+    failure: Exception | None
+    summary: Summary
+    trace: testing.Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A run that failed, the plan that it shrank to, and a test, in Python, that fails in the same way."""
+
+    run: Run
+    shrunk: Run
+    test: str
+
+    def __str__(self) -> str:
+        failure, plan = self.shrunk.failure, self.shrunk.plan
+        what = "" if failure is None else one_line(failure)
+        steps = f"{len(self.run.plan.steps)} steps, shrunk to {len(plan.steps)}"
+        return f"seed {self.run.seed}: {what}\n{steps}:\n{plan}\n\n{self.test}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What many runs came to."""
+
+    runs: int
+    seconds: float
+    findings: tuple[Finding, ...]
+
+    @property
+    def per_minute(self) -> float:
+        """Runs a minute, shrinking included."""
+        return self.runs / self.seconds * 60 if self.seconds else 0.0
+
+
+def run(
+    scenario: Scenario,
+    seed: int = 0,
+    *,
+    plan: Plan | None = None,
+    recipe: Recipe | None = None,
+    patience: float = PATIENCE,
+    steps: bool = False,
+) -> Run:
+    """One run in virtual time. What goes wrong in it is in the result, not raised.
+
+    Parameters
+    ----------
+    plan
+        What strikes. Default: drawn from the seed and `recipe`. A plan brings its own seed.
+    patience
+        Seconds of virtual time in which the scenario must end.
+    steps
+        See `creche.testing.Trace`.
+    """
+    seed = seed if plan is None else plan.seed
+    trace = testing.Trace(steps=steps)
+    world: list[World] = []
+
+    async def main() -> None:
+        world.append(World(seed, recipe, plan))
+        with interposed(world[0].injector):
+            await world[0].live(scenario, patience)
+
+    failure: Exception | None = None
+    try:
+        testing.run(main, seed=seed, trace=trace)
+    except Exception as error:
+        failure = unwrap(error)
+    if not world:  # it was not even begun
+        assert failure is not None
+        raise failure
+    lived = world[0]
+    return Run(seed, lived.plan or Plan(seed), lived.violation or failure, lived.journal.summary(), trace)
+
+
+def explore(
+    scenario: Scenario,
+    seeds: Iterable[int],
+    *,
+    recipe: Recipe | None = None,
+    patience: float = PATIENCE,
+    findings: int = 1,
+    shrink: bool = True,
+) -> Report:
+    """Run a scenario from one seed after the other, until there are so many `findings` or no more seeds."""
+    began, runs, found = time.perf_counter(), 0, list[Finding]()
+    for seed in seeds:
+        one = run(scenario, seed, recipe=recipe, patience=patience)
+        runs += 1
+        if one.failure is not None:
+            smallest = shrunk(scenario, one, patience) if shrink else one
+            found.append(Finding(one, smallest, test_of(scenario, smallest)))
+            if len(found) >= findings:
+                break
+    return Report(runs, time.perf_counter() - began, tuple(found))
+
+
+def check(
+    scenario: Scenario, seeds: int | Iterable[int] = 100, *, recipe: Recipe | None = None, patience: float = PATIENCE
+) -> Report:
+    """For tests: as `explore`, and raises AssertionError with the smallest plan, and a test to paste, at a finding."""
+    report = explore(scenario, range(seeds) if isinstance(seeds, int) else seeds, recipe=recipe, patience=patience)
+    for finding in report.findings:
+        raise AssertionError(str(finding)) from finding.shrunk.failure
+    return report
+
+
+def replay(scenario: Scenario, plan: Plan, *, patience: float = PATIENCE) -> Run:
+    """Run a scenario under a plan, and raise what goes wrong."""
+    one = run(scenario, plan=plan, patience=patience)
+    if one.failure is not None:
+        raise one.failure
+    return one
+
+
+# --- shrinking --------------------------------------------------------------------------------------
+
+
+def shrunk(scenario: Scenario, found: Run, patience: float = PATIENCE, attempts: int = _SHRINKS) -> Run:
+    """The run of the smallest plan that Hypothesis finds, within so many attempts, that fails in the same way."""
+    from hypothesis import HealthCheck, Phase, find, settings
+    from hypothesis import strategies as st
+    from hypothesis.errors import NoSuchExample
+
+    wanted = kind_of_failure(found.failure)
+    runs: dict[Plan, Run] = {found.plan: found}
+
+    def fails(plan: Plan) -> bool:
+        if plan not in runs:
+            runs[plan] = run(scenario, plan=plan, patience=patience)
+        return kind_of_failure(runs[plan].failure) == wanted
+
+    def variants(step: Step) -> st.SearchStrategy[Step | None]:
+        moments = sorted({round(step.at, digits) for digits in (0, 1, 2)} | {step.at}, key=lambda at: len(repr(at)))
+        kept = [Step(at, step.target, step.fault) for at in moments]
+        # Hypothesis shrinks towards the first of the choices, and should rarely begin there.
+        return st.sampled_from([None, *kept, *[step] * 6])
+
+    plans = st.tuples(*map(variants, found.plan.steps)).map(
+        lambda steps: Plan(found.seed, tuple(sorted((s for s in steps if s is not None), key=lambda s: s.at)))
+    )
+    quiet = settings(
+        max_examples=attempts,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+    )
+    try:
+        return runs[find(plans, fails, settings=quiet)]
+    except NoSuchExample:
+        return found
+
+
+def kind_of_failure(failure: Exception | None) -> str:
+    """What two runs have in common that fail in the same way."""
+    if failure is None:
+        return ""
+    return f"Violated {failure.name}" if isinstance(failure, Violated) else type(failure).__name__
+
+
+def test_of(scenario: Scenario, found: Run) -> str:
+    """A test, in Python, that runs a scenario under the plan of `found`."""
+    module = getattr(scenario, "__module__", "__main__")
+    name = getattr(scenario, "__qualname__", repr(scenario))
+    failure = "" if found.failure is None else one_line(found.failure).replace('"', "'")
+    indented = found.plan.source().replace("\n", "\n    ")
+    return (
+        "from creche import chaos\n"
+        f"from {module} import {name}\n\n\n"
+        f"def test_chaos_seed_{found.seed}() -> None:\n"
+        f'    """{failure}"""\n'
+        f"    plan = {indented}\n"
+        f"    chaos.replay({name}, plan)\n"
+    )

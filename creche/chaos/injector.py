@@ -1,0 +1,178 @@
+"""The injector: stands between a runtime and its actors, and lets faults strike there.
+
+Theory of operation
+-------------------
+A fault in a handler is *armed* for a path and strikes when a message of that actor is about to be handled for the
+`nth` time from then on. The injector learns of each handling because it puts a function in front of each message of
+each incarnation, on the object, when it has been constructed; the actor's class and the core know nothing of it.
+
+A handler that hangs is held until `disarm`, which ends the chaos: what would never end by itself could not be told from
+what is lost. Cells are made of a subclass that writes the outcome of each call into the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import trio
+from outcome import Outcome
+
+from ..runtime.actor import Actor, MessageSpec
+from ..runtime.cell import Cell
+from ..runtime.envelope import NEVER
+from ..runtime.errors import CrecheError
+from .faults import Crash, Delay, Hang, InHandler, RefuseStart
+from .journal import Journal
+
+if TYPE_CHECKING:
+    from ..runtime.runtime import Runtime
+
+Handler = Callable[..., Coroutine[Any, Any, Any]]
+
+
+class FaultInjected(CrecheError):
+    """Raised in a handler, or while an actor is being constructed, because a plan says so. Nobody's fault."""
+
+
+class _Armed:
+    """A fault that waits for its moment."""
+
+    __slots__ = ("fault", "left")
+
+    def __init__(self, fault: InHandler) -> None:
+        self.fault = fault
+        self.left = fault.nth
+
+    def strikes(self, message: str) -> bool:
+        """Whether it strikes at this handling."""
+        if self.fault.message not in (None, message):
+            return False
+        self.left -= 1
+        return self.left <= 0
+
+
+class Injector:
+    """See the theory of operation above. An `Interposer`."""
+
+    def __init__(self) -> None:
+        self.journal = Journal()
+        self.runtimes: list[Runtime] = []
+        self._armed: dict[str, list[_Armed]] = {}  # path -> faults, in the order in which they were armed
+        self._refusals: dict[str, int] = {}  # path -> incarnations that are yet to be refused
+        self._over = trio.Event()
+
+    # --- the interposer ---------------------------------------------------------------------------
+
+    def opened(self, runtime: Runtime) -> None:
+        """See `Interposer`."""
+        self.runtimes.append(runtime)
+        runtime.events.subscribe(self.journal.record)
+
+    def cell_class(self, cls: type[Cell]) -> type[Cell]:
+        """See `Interposer`."""
+        return cast("type[Cell]", type(f"Recorded{cls.__name__}", (_Recorded, cls), {"__slots__": ()}))
+
+    def constructed(self, actor: Actor) -> None:
+        """See `Interposer`."""
+        path = actor.context.path
+        if self._refusals.get(path, 0):
+            self._refusals[path] -= 1
+            self.struck(RefuseStart())
+            raise FaultInjected(f"chaos: {path} is refused a start")
+        for name in actor.__messages__:
+            setattr(actor, name, self._in_front(path, name, getattr(actor, name)))
+
+    # --- faults -----------------------------------------------------------------------------------
+
+    def arm(self, path: str, fault: InHandler | RefuseStart) -> None:
+        """Let a fault strike at the actor at `path` when its moment comes."""
+        if isinstance(fault, RefuseStart):
+            self._refusals[path] = self._refusals.get(path, 0) + fault.times
+        else:
+            self._armed.setdefault(path, []).append(_Armed(fault))
+
+    def disarm(self) -> None:
+        """The chaos is over: what has not struck never will, and what hangs goes on."""
+        self._armed.clear()
+        self._refusals.clear()
+        self._over.set()
+        self._over = trio.Event()
+
+    def struck(self, fault: msgspec.Struct) -> None:
+        """Count a fault."""
+        self.journal.faults[cast("str", fault.__struct_config__.tag)] += 1
+
+    def _in_front(self, path: str, name: str, handler: Handler) -> Handler:
+        def handle(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+            coroutine = handler(*args, **kwargs)  # raises TypeError for wrong arguments, as it would without us
+            fault = self._due(path, name)
+            return coroutine if fault is None else self._suffer(fault, path, coroutine)
+
+        return handle
+
+    def _due(self, path: str, message: str) -> InHandler | None:
+        armed = self._armed.get(path)
+        if not armed:
+            return None
+        for one in armed:
+            if one.strikes(message):
+                armed.remove(one)
+                self.struck(one.fault)
+                return one.fault
+        return None
+
+    async def _suffer(self, fault: InHandler, path: str, handler: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            if isinstance(fault, Delay):
+                await trio.sleep(fault.seconds)
+            elif isinstance(fault, Hang):
+                with trio.move_on_after(fault.seconds):
+                    await self._over.wait()
+            elif not fault.after:
+                raise FaultInjected(f"chaos: a crash in {path}, before its handler")
+            value = await handler
+        finally:
+            handler.close()  # of one that has not begun; else there is nothing left to close
+        if isinstance(fault, Crash):
+            raise FaultInjected(f"chaos: a crash in {path}, after its handler")
+        return value
+
+
+class _Recorded(Cell):
+    """A cell whose calls are written into the journal."""
+
+    __slots__ = ()
+
+    @property
+    def _journal(self) -> Journal:
+        return cast("Injector", self.runtime.interposer).journal
+
+    async def call(
+        self, spec: MessageSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: float = NEVER
+    ) -> Any:
+        self._journal.begun()
+        try:
+            value = await super().call(spec, args, kwargs, deadline)
+        except BaseException as error:
+            self._journal.ended(error)
+            raise
+        self._journal.ended(None)
+        return value
+
+    async def call_many(
+        self, spec: MessageSpec, calls: Iterable[tuple[Any, ...]], deadline: float = NEVER
+    ) -> list[Outcome[Any]]:
+        arguments = list(calls)
+        for _ in arguments:
+            self._journal.begun()
+        try:
+            outcomes = await super().call_many(spec, arguments, deadline)
+        except BaseException as error:
+            for _ in arguments:
+                self._journal.ended(error)
+            raise
+        for one in outcomes:
+            self._journal.ended(getattr(one, "error", None))
+        return outcomes

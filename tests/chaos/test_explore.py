@@ -1,0 +1,69 @@
+"""Exploring: what is found, how small it becomes, and that it can be pasted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from creche import chaos
+from tests.chaos.scenarios import counting, forgetful, torn
+
+
+def test_a_scenario_that_is_right_holds_for_all_seeds() -> None:
+    report = chaos.check(counting, 40)
+    assert (report.runs, report.findings) == (40, ())
+    assert report.per_minute > 0
+
+
+def test_same_seed_same_story_also_in_another_process() -> None:
+    program = (
+        "from creche import chaos; from tests.chaos.scenarios import counting;"
+        "print(chaos.run(counting, 11).trace.digest)"
+    )
+    here = chaos.run(counting, 11).trace.digest
+    assert here != chaos.run(counting, 12).trace.digest
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == here
+
+
+def test_a_fault_is_found_and_shrunk_to_one_step() -> None:
+    (finding,) = chaos.explore(torn, range(100)).findings
+    assert isinstance(finding.run.failure, chaos.Violated)
+    assert len(finding.run.plan.steps) > 1
+    assert len(finding.shrunk.plan.steps) == 1
+
+
+def test_what_is_lost_is_found_by_the_patience() -> None:
+    (finding,) = chaos.explore(forgetful, range(100), patience=100).findings
+    assert str(finding.shrunk.failure).startswith("the scenario ends")
+    assert len(finding.shrunk.plan.steps) <= 2
+
+
+def test_check_raises_with_a_test_to_paste_that_fails_again(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError) as caught:
+        chaos.check(torn, 100)
+    text = str(caught.value)
+    pasted = tmp_path / "test_pasted.py"
+    pasted.write_text(text[text.index("from creche import chaos") :])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(pasted)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Violated" in done.stdout
+
+
+def test_shrinking_can_be_left_out() -> None:
+    (finding,) = chaos.explore(torn, range(100), shrink=False).findings
+    assert finding.shrunk is finding.run
+
+
+def test_a_plan_that_brings_its_own_seed_is_replayed_with_it() -> None:
+    found = chaos.explore(torn, range(100), shrink=False).findings[0].run
+    with pytest.raises(chaos.Violated, match="no more than there are keys"):
+        chaos.replay(torn, found.plan)

@@ -1,0 +1,189 @@
+"""What must hold: always, eventually, and without being asked for."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.lowlevel
+
+import creche
+from creche import chaos
+from creche.chaos.journal import percentile
+from creche.chaos.world import World
+
+
+class Sleeper(creche.Actor):
+    async def sleep(self, seconds: float) -> float:
+        await trio.sleep(seconds)
+        return seconds
+
+    async def refuse(self) -> None:
+        raise creche.DomainError(1000, "no")
+
+
+def violation_of(scenario: chaos.Scenario, patience: float = 3600) -> chaos.Violated:
+    found = chaos.run(scenario, plan=chaos.Plan(0, ()), patience=patience).failure
+    assert isinstance(found, chaos.Violated), found
+    return found
+
+
+def test_what_must_always_hold_is_looked_at_after_each_event() -> None:
+    async def scenario(world: World) -> None:
+        held = [True]
+        world.always("held", lambda: held[0])
+        async with creche.open_runtime("r") as runtime, world.unleashed(runtime):
+            held[0] = False
+            await trio.sleep(1)
+            assert world.violation is None  # nothing has happened
+            await runtime.start(creche.child(Sleeper))
+            await trio.sleep_forever()
+
+    assert violation_of(scenario).name == "held"
+
+
+def test_an_assertion_says_more() -> None:
+    async def scenario(world: World) -> None:
+        def condition() -> None:
+            raise AssertionError("3 of 2")
+
+        world.always("counted", condition)
+
+    assert str(violation_of(scenario)) == "counted: AssertionError: 3 of 2"
+
+
+def test_what_must_always_hold_cannot_wait() -> None:
+    async def scenario(world: World) -> None:
+        async def condition() -> bool:
+            return True
+
+        with pytest.raises(creche.SpecInvalid, match="eventually"):
+            world.always("x", condition)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    chaos.replay(scenario, chaos.Plan(0))
+
+
+def test_eventually_waits_for_what_holds_later() -> None:
+    async def scenario(world: World) -> None:
+        async def late() -> bool:
+            return trio.current_time() >= 3
+
+        def asserted() -> bool:
+            assert trio.current_time() >= 5
+            return True
+
+        await world.eventually("late", late, within=4)
+        await world.eventually("asserted", asserted, within=4)
+        assert trio.current_time() == pytest.approx(5, abs=0.02)
+
+    chaos.replay(scenario, chaos.Plan(0))
+
+
+def test_eventually_gives_up_with_the_last_reason() -> None:
+    async def scenario(world: World) -> None:
+        async def ask() -> bool:
+            raise creche.ActorStopped("root/a")
+
+        await world.eventually("answers", ask, within=4)
+        raise AssertionError("not reached")
+
+    assert str(violation_of(scenario)).startswith("answers: not within 4 s: ActorStopped: root/a")
+
+
+def test_a_scenario_that_does_not_end() -> None:
+    async def scenario(world: World) -> None:
+        await trio.sleep_forever()
+
+    assert violation_of(scenario, patience=60).name == "the scenario ends"
+
+
+def test_an_error_of_the_scenario_is_found_out_of_its_nurseries() -> None:
+    async def scenario(world: World) -> None:
+        async with trio.open_nursery():
+            raise LookupError("the scenario's own")
+
+    assert isinstance(chaos.run(scenario).failure, LookupError)
+
+
+def test_the_journal_has_the_outcome_of_each_call() -> None:
+    async def scenario(world: World) -> None:
+        async with creche.open_runtime("r") as runtime:
+            sleeper = await runtime.start(creche.child(Sleeper))
+            await sleeper.ask.sleep(1)
+            with pytest.raises(creche.DomainError):
+                await sleeper.ask.refuse()
+            with pytest.raises(creche.DeadlineExceeded):
+                await sleeper.within(1).ask.sleep(2)
+            with trio.move_on_after(0.5):
+                await sleeper.ask.sleep(2)
+            await sleeper.call_many(Sleeper.sleep, [(0,), (0,)])
+            with pytest.raises(creche.OutcomeUnknown):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(trio.sleep, 5)
+                    nursery.start_soon(kill_soon, runtime, sleeper)
+                    await sleeper.ask.sleep(2)
+            await sleeper.cast(Sleeper.sleep, 10)
+            await trio.sleep(1)
+            runtime.kill(sleeper, "again")
+        assert world.journal.unanswered == 0
+
+    async def kill_soon(runtime: creche.Runtime, sleeper: creche.Handle[Sleeper]) -> None:
+        await trio.sleep(1)
+        runtime.kill(sleeper, "chaos")
+
+    run = chaos.run(scenario)
+    assert run.failure is None or isinstance(run.failure, creche.OutcomeUnknown), run.failure
+    assert run.summary.calls == {
+        "answer": 1,
+        "cancelled": 1,
+        "deadline_exceeded": 1,
+        "outcome_unknown": 1,
+        "value": 3,
+    }
+
+
+def test_recoveries_are_measured_from_the_crash_to_the_successor() -> None:
+    async def scenario(world: World) -> None:
+        sleeper = creche.child(Sleeper).options(backoff=creche.Backoff(first=1.5, free=0, jitter=0))
+        async with creche.open_runtime("r", root=creche.supervisor("root", sleeper)) as runtime:
+            runtime.kill("root/sleeper", "once")
+            await trio.sleep(1)
+            assert list(world.journal.down) == ["root/sleeper"]
+            await trio.sleep(5)
+            assert list(world.journal.down) == []
+
+    summary = chaos.replay(scenario, chaos.Plan(0)).summary
+    assert (summary.restarts, summary.recovery_p50, summary.recovery_p99) == (1, 1.5, 1.5)
+
+
+def test_percentiles() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert (percentile(values, 0.5), percentile(values, 0.99), percentile(values, 1)) == (50, 99, 100)
+    assert percentile([7.0], 0.5) == 7
+    assert percentile([], 0.5) != percentile([], 0.5)
+
+
+def test_a_plan_goes_on_when_who_carries_it_out_is_killed() -> None:
+    async def scenario(world: World) -> None:
+        async with creche.open_runtime("r") as runtime:
+            sleeper = await runtime.start(creche.child(Sleeper))
+            async with world.unleashed(runtime):
+                await trio.sleep(3)
+            assert runtime.node_of(sleeper).incarnation == 2
+
+    steps = (chaos.Step(1, "root/chaos", chaos.Kill()), chaos.Step(2, "root/sleeper", chaos.Kill()))
+    assert chaos.replay(scenario, chaos.Plan(0, steps)).summary.faults == {"kill": 2}
+
+
+async def test_a_live_tree_suffers_the_same_plan() -> None:
+    """Under a real clock: nothing in it needs virtual time."""
+    plan = chaos.Plan(0, (chaos.Step(0.01, "root/sleeper", chaos.Kill()),))
+    world = World(0, plan=plan)
+
+    async def scenario(world: World) -> None:
+        async with creche.open_runtime("r") as runtime:
+            sleeper = await runtime.start(creche.child(Sleeper))
+            async with world.unleashed(runtime):
+                pass
+            assert runtime.node_of(sleeper).restarts == 1
+
+    await world.live(scenario, 10)
