@@ -180,6 +180,12 @@ class Runtime:
         read = time.time if self._simulation is None else self._simulation.wall_clock
         return read() + self._wall_clock_steps
 
+    def wall_clock_ms(self) -> int:
+        """The wall clock in whole milliseconds."""
+        if self._simulation is None and not self._wall_clock_steps:
+            return time.time_ns() // 1_000_000
+        return int(self.wall_clock() * 1000)
+
     def step_wall_clock(self, by: float) -> None:
         """Let the wall clock of this runtime step, as the system's does when it is set: `by` seconds, backwards too."""
         if not math.isfinite(by):

@@ -11,7 +11,6 @@ Today it lives in this process. See ``docs/components/cache.md``.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -38,13 +37,8 @@ from .lock import Lock as Lock
 from .store import Statistics as Statistics
 
 
-def wall_clock_ms() -> int:
-    """The wall clock in whole Unix milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
 def component(
-    config: Config | None = None, *, name: str = "cache", now_ms: Callable[[], int] = wall_clock_ms
+    config: Config | None = None, *, name: str = "cache", now_ms: Callable[[], int] | None = None
 ) -> ComponentSpec[Cache]:
     """A cache as a child for an app, a supervisor or a runtime.
 
@@ -56,7 +50,7 @@ def component(
     name
         Of the actor in the tree.
     now_ms
-        Reads the wall clock in Unix milliseconds: where the fencing tokens of locks begin.
+        Reads the wall clock in Unix milliseconds: where the fencing tokens of locks begin. Default: the runtime's.
 
     Raises
     ------

@@ -76,9 +76,10 @@ class CacheLease:
 class CacheActor(Actor):
     """See above. `now_ms` reads the wall clock in Unix milliseconds."""
 
-    def __init__(self, config: Config, now_ms: Callable[[], int]) -> None:
+    def __init__(self, config: Config, now_ms: Callable[[], int] | None = None) -> None:
         self._config = config
-        self._tokens = self.context.keep("tokens", lambda: itertools.count(now_ms()), lambda _: None)
+        read_clock = now_ms or self.context.runtime.wall_clock_ms
+        self._tokens = self.context.keep("tokens", lambda: itertools.count(read_clock()), lambda _: None)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:

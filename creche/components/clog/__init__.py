@@ -12,7 +12,6 @@ to standard error.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from ...runtime.component import ComponentSpec, by_config
@@ -60,7 +59,7 @@ __all__ = [
 
 
 def component(
-    config: Config | None = None, *, name: str = "clog", clock: Callable[[], float] = time.time
+    config: Config | None = None, *, name: str = "clog", clock: Callable[[], float] | None = None
 ) -> ComponentSpec[Clog]:
     """The log of a runtime, in its foundation. One runtime has one.
 
@@ -71,7 +70,7 @@ def component(
     name
         Of the actor in the tree.
     clock
-        Seconds since the epoch, for the time of each line.
+        Seconds since the epoch, for the time of each line. Default: the runtime's wall clock.
 
     Raises
     ------

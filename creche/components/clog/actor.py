@@ -25,9 +25,9 @@ RETRY = Backoff(first=0.1, cap=5.0, free=0)
 class ClogActor(Actor):
     """See above. `clock` gives seconds since the epoch."""
 
-    def __init__(self, config: Config, clock: Callable[[], float]) -> None:
+    def __init__(self, config: Config, clock: Callable[[], float] | None = None) -> None:
         self._config = config
-        self._clock = clock
+        self._clock = clock or self.context.runtime.wall_clock
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:

@@ -5,8 +5,6 @@ Today it lives in SQLite on one machine. See ``docs/components/mq.md``.
 
 from __future__ import annotations
 
-import time
-
 from ...runtime.component import ComponentSpec, by_config
 from ...runtime.config import validated
 from ...runtime.spec import child
@@ -51,7 +49,7 @@ from .topic import Retention as Retention
 from .topic import TopicInfo as TopicInfo
 
 
-def component(config: Config | None = None, *, name: str = "mq", clock: Clock = time.time) -> ComponentSpec[Mq]:
+def component(config: Config | None = None, *, name: str = "mq", clock: Clock | None = None) -> ComponentSpec[Mq]:
     """The log as a child for an app, a supervisor or a runtime.
 
     Parameters
@@ -60,7 +58,7 @@ def component(config: Config | None = None, *, name: str = "mq", clock: Clock = 
         Without one, `default_config` of the app's environment.
     clock
         Tells seconds since the epoch, for the time of the records, retention, sessions and retry topics. It is called
-        in several threads.
+        in several threads. Default: the runtime's wall clock.
 
     Raises
     ------

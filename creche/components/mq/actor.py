@@ -102,9 +102,9 @@ class LogLease:
 class LogActor(Actor):
     """See above."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
         self._config = config
-        self._clock = clock
+        self._clock = clock or self.context.runtime.wall_clock
         self._thread = trio.CapacityLimiter(1)
         self._lease = LogLease(self.context.path, config)
         self._log: Log

@@ -18,7 +18,7 @@ from .snowflake import Layout, Snowflake, SnowflakeStatistics, from_text, parse,
 from .uuid7 import is_uuid7, uuid7_time
 
 # isort: split
-from .handle import Uid, uuid7, wall_clock_ms  # last, so that `uuid7` is the function and not the module above
+from .handle import Uid, uuid7  # last, so that `uuid7` is the function and not the module above
 
 __all__ = [
     "ClockMovedBack",
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def component(
-    config: Config | None = None, *, name: str = "uid", now_ms: Callable[[], int] = wall_clock_ms
+    config: Config | None = None, *, name: str = "uid", now_ms: Callable[[], int] | None = None
 ) -> ComponentSpec[Uid]:
     """Unique ids, as a child of the foundation.
 
@@ -52,7 +52,7 @@ def component(
     config
         Where worker ids are leased, and what an id looks like; None takes `default_config` of the app's environment.
     now_ms
-        Reads the wall clock in Unix milliseconds. A deterministic run needs one that follows its virtual time.
+        Reads the wall clock in Unix milliseconds. Default: the runtime's wall clock.
 
     Raises
     ------

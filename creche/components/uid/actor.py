@@ -91,11 +91,11 @@ def _lose(tenure: weakref.ref[Tenure]) -> None:
 
 
 class UidActor(Actor):
-    """See above. `now_ms` reads the wall clock in Unix milliseconds."""
+    """See above. `now_ms` reads the wall clock in Unix milliseconds; None: the runtime's."""
 
-    def __init__(self, config: Config, now_ms: Callable[[], int]) -> None:
+    def __init__(self, config: Config, now_ms: Callable[[], int] | None) -> None:
         self._config = config
-        self._now_ms = now_ms
+        self._now_ms = now_ms or self.context.runtime.wall_clock_ms
         self._ahead_ms = round(config.tolerance * 1000)
         self._randbits = randbits_of(self.context.runtime)
         self._one_at_a_time = trio.Lock()

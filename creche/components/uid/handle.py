@@ -55,7 +55,7 @@ class Uid(ComponentHandle):
     def __init__(self, name: str, layout: Layout = DEFAULT_LAYOUT, now_ms: Callable[[], int] | None = None) -> None:
         super().__init__(name)
         self._layout = layout
-        self._now_ms = now_ms or wall_clock_ms
+        self._now_ms = now_ms
         self._yield_mask = min(_YIELD_EVERY, layout.ids_per_ms) - 1
         self._home: Cell | None = None
         self._replayed: Uuid7Generator | None = None  # only in a deterministic run, which has one thread
@@ -64,7 +64,8 @@ class Uid(ComponentHandle):
         self._home = self._cell()
         randbits = randbits_of(self._home.runtime)
         if randbits is not secrets.randbits:
-            self._replayed = Uuid7Generator(now_ms=self._now_ms, randbits=randbits, on_rollback=Rollback.FOLLOW)
+            now_ms = self._now_ms or self._home.runtime.wall_clock_ms
+            self._replayed = Uuid7Generator(now_ms=now_ms, randbits=randbits, on_rollback=Rollback.FOLLOW)
 
     def _unbind(self) -> None:
         super()._unbind()
