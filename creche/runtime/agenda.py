@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -103,14 +103,21 @@ class Alarm(Job):
             self._agenda.put(self)
 
 
+class Held(Protocol):
+    """What an incarnation has set up and what ends with it: a timer, a monitor, a link."""
+
+    def cancel(self) -> None:
+        """End it. Idempotent; calls `Agenda.forget`."""
+
+
 class Agenda:
-    """The lane and the timers of one incarnation."""
+    """The lane of one incarnation, and what may put something into it."""
 
     def __init__(self, cell: Handling) -> None:
         self._cell = cell
         self.deadlines: Deadlines = cell.deadlines
         self._lane: deque[Job] = deque()
-        self._alarms: dict[Alarm, None] = {}
+        self._held: dict[Held, None] = {}
 
     def __bool__(self) -> bool:
         """Whether something is to be done now."""
@@ -131,15 +138,19 @@ class Agenda:
         """Start a timer. Raises `SpecInvalid`."""
         require_seconds("seconds", seconds, above_zero=period is not None)
         alarm = Alarm(self, seconds, period, fn, args)
-        self._alarms[alarm] = None
+        self.hold(alarm)
         return alarm
 
-    def forget(self, alarm: Alarm) -> None:
-        """A timer will not run again."""
-        self._alarms.pop(alarm, None)
+    def hold(self, held: Held) -> None:
+        """Cancel it when the incarnation ends."""
+        self._held[held] = None
+
+    def forget(self, held: Held) -> None:
+        """It has ended by itself."""
+        self._held.pop(held, None)
 
     def end(self) -> None:
         """The incarnation has ended."""
-        for alarm in list(self._alarms):
-            alarm.cancel()
+        for held in list(self._held):
+            held.cancel()
         self._lane.clear()

@@ -19,7 +19,7 @@ outside in:
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 from trio.lowlevel import checkpoint, current_task, wait_task_rescheduled
@@ -422,3 +422,10 @@ class Cell(Handling):
     def children(self) -> Sequence[Node]:
         """See `Node`."""
         return ()
+
+    @property
+    def final_cause(self) -> Exception | None:
+        """See `Node`."""
+        if self.state is not State.STOPPED or self.refusal is None:
+            return None
+        return cast("Exception | None", self.refusal().__cause__)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
 from trio.lowlevel import current_task
 
+from .errors import SpecInvalid
+from .monitors import Link, Watch, linked_stopped
 from .node import ALIVE
 
 if TYPE_CHECKING:
@@ -185,6 +187,47 @@ class ActorContext:
         """
         _require_function("every", fn)
         return self._living().agenda().set_alarm(seconds, seconds, fn, args)
+
+    def monitor(self, target: object, fn: Callable[[str, Exception | None], Awaitable[object]]) -> Watch:
+        """Await ``fn(path, cause)`` when another actor has ended for good, in turn with the messages, before those.
+
+        `cause` is the failure that ended it, without traceback; None if it was stopped in order. Of who has stopped
+        already it is told at once. An error in `fn` is what it would be in the handler of a cast. It ends with this
+        incarnation: a successor monitors anew. For crashes and restarts, too, see `Handle.monitor`.
+
+        Parameters
+        ----------
+        target
+            A handle.
+
+        Returns a `Watch`, which can be cancelled.
+        """
+        _require_function("monitor", fn)
+        return Watch(self._living().agenda(), self.runtime.node_of(target), fn)
+
+    def link(self, target: object, *, one_way: bool = False, crashes: bool = False) -> Link:
+        """Tie this actor and another one: when either ends for good, the other crashes with `LinkedStopped`.
+
+        Whoever is being stopped anyway, alone or with what it stands in, is let alone. The link ends with this
+        incarnation, which a final stop of this actor does not outrun; a successor links anew.
+
+        Parameters
+        ----------
+        target
+            A handle.
+        one_way
+            Only this actor dies with the other, not the other with it.
+        crashes
+            A crash counts, too, though the supervisor may mend it.
+
+        Returns a `Link`, which can be cancelled. Raises `LinkedStopped` if the other has ended for good already.
+        """
+        cell, other = self._living(), self.runtime.node_of(target)
+        if other is cell:
+            raise SpecInvalid("link", target, "an actor cannot be linked to itself")
+        if other.final:
+            raise linked_stopped(other, other.final_cause)
+        return Link(cell.agenda(), cell, other, one_way=one_way, crashes=crashes)
 
     def defer(self) -> ReplySlot[Any]:
         """Take the reply slot of the message in hand, to answer later or from elsewhere in this incarnation.

@@ -2,9 +2,10 @@
 
 * The **outcomes of a call** (`CallFailed` and its subclasses) say what became of one message, and so whether a retry is
   safe.
-* **Refusals** of the caller's own doing (`CallCycle`, `NotStarted`, `ConfigInvalid`, `SpecInvalid`) are raised before
-  anything has happened.
-* **Causes of a crash** (`Killed`, `IncarnationEnded`, `IntensityExceeded`) appear as `__cause__` and in events.
+* **Refusals** of the caller's own doing (`CallCycle`, `NotStarted`, `NameTaken`, `ConfigInvalid`, `SpecInvalid`) are
+  raised before anything has happened.
+* **Causes of a crash** (`Killed`, `LinkedStopped`, `IncarnationEnded`, `IntensityExceeded`) appear as `__cause__` and
+  in events.
 * `DomainError` is the author's own vocabulary: an answer, never a crash.
 
 Errors are named for the state they report, carry machine-readable fields, and are made fresh for each caller: one
@@ -126,6 +127,15 @@ class NotStarted(CrecheError):
         self.name = name
 
 
+class NameTaken(CrecheError):
+    """Another actor has the name; `path` says which. It is free when that one has ended for good."""
+
+    def __init__(self, name: str, path: str) -> None:
+        super().__init__(f"the name {name!r} is taken by {path}: choose another one, or stop that actor first")
+        self.name = name
+        self.path = path
+
+
 class SpecInvalid(CrecheError, ValueError):
     """A child spec, an actor class or an option is wrong. Raised before anything has started."""
 
@@ -178,6 +188,21 @@ class Killed(CrecheError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"killed: {reason}")
         self.reason = reason
+
+
+class LinkedStopped(CrecheError):
+    """An actor died because one that it is linked to has ended. `path` names that one.
+
+    `cause` is the failure that it ended of, without traceback, also as `__cause__`; None if it was stopped in order.
+    `final` False: it has crashed and may come back, which counts for links with ``crashes=True`` only.
+    """
+
+    def __init__(self, path: str, cause: Exception | None, final: bool = True) -> None:
+        what = "has stopped for good" if final else "has crashed"
+        super().__init__(f"{path}, to which it is linked, {what}{'' if cause is None else f': {cause}'}")
+        self.path = path
+        self.cause = cause
+        self.final = final
 
 
 class IncarnationEnded(CrecheError):

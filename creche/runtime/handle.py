@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, TypeVarTuple, cast
 
@@ -10,7 +11,9 @@ import trio
 from outcome import Outcome
 
 from .actor import Actor, MessageSpec
-from .errors import ActorStopped, NotStarted, SpecInvalid
+from .context import PLACE
+from .errors import ActorStopped, CallCycle, NotStarted, SpecInvalid
+from .monitors import MonitorEvent, monitoring, wait_stopped
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -96,6 +99,25 @@ class Handle(Generic[A_co]):
     def statistics(self) -> Statistics:
         """How much the actor has done and what waits for it."""
         return self._bound().statistics()
+
+    async def wait_stopped(self) -> Exception | None:
+        """Wait until the actor has ended for good, over all restarts.
+
+        Returns the failure that ended it, without traceback; None if it was stopped, or ended, in order. Any number of
+        tasks may wait. Raises `CallCycle` where a handler of the actor waits for its own actor.
+        """
+        cell = self._bound()
+        must_not_wait_for_itself(cell)
+        return await wait_stopped(cell)
+
+    def monitor(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[MonitorEvent]]:
+        """A channel of what becomes of the actor, for the length of an ``async with`` block.
+
+        The first `MonitorEvent` tells what is the case now, so an actor that has stopped already is told at once; then
+        each crash, restart and stop follows. After ``"stopped"`` the channel ends. A slow reader holds up nobody: at
+        most 16 events wait for him, and then the oldest makes room; the last one is never lost.
+        """
+        return monitoring(self._bound())
 
     async def cast(
         self, method: Callable[Concatenate[Any, P], Awaitable[object]], *args: P.args, **kwargs: P.kwargs
@@ -300,6 +322,20 @@ class _Ask:
 
         self.__dict__[name] = send
         return send
+
+
+def require_messages(where: str, what: str, node: Node, cls: type[Actor]) -> None:
+    """Raise `SpecInvalid` unless the node is an actor with all the messages of `cls`."""
+    messages: dict[str, MessageSpec] | None = getattr(node, "messages", None)
+    if messages is None or not cls.__messages__.keys() <= messages.keys():
+        raise SpecInvalid(where, what, f"it is {node!r}, which has not the messages of {cls.__name__}")
+
+
+def must_not_wait_for_itself(node: Node) -> None:
+    """Raise `CallCycle` if a handler in `node`, or below it, is about to wait for the end of `node`."""
+    place = PLACE.get()
+    if place is not None and place.serial is not None and f"{place.path}/".startswith(f"{node.path}/"):
+        raise CallCycle((place.path, node.path))  # it would wait for the handler that is waiting here
 
 
 def message_of(cell: Cell, name: str) -> MessageSpec:

@@ -210,6 +210,7 @@ class Life(Node):
             self.emit(events.Crashed, one_line(failure), full_text(failure), self.queued)
         if self.incarnation == 1 and self._ready_at == NOT_YET:
             self.start_error = failure
+        self.will_move_because_of(failure)
         verdict, delay = self.parent.child_crashed(self, failure, now)
         if verdict is Verdict.STOP:
             self.finalize(failure)
@@ -243,6 +244,7 @@ class Life(Node):
         self._ended(cause)
         if self.runtime.events.on:
             self.emit(events.Stopped, "" if cause is None else one_line(cause))
+        self.will_move_because_of(cause)
         self.move(State.STOPPED)
 
     # --- control ----------------------------------------------------------------------------------
@@ -275,6 +277,11 @@ class Life(Node):
         self._condemned = failure
         self.cancel(one_line(failure))
         return True
+
+    @property
+    def leaves_anyway(self) -> bool:
+        """See `Node`."""
+        return self.want is not Want.NOTHING or self._condemned is not None
 
     @property
     def task(self) -> trio.lowlevel.Task | None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import trio
 
 from .errors import CrecheError, InternalError
+from .onlookers import Onlookers
 
 if TYPE_CHECKING:
     from .events import Event
+    from .onlookers import Onlooker
     from .runtime import Runtime
     from .spec import ChildOptions, Spec
     from .waits import Waiter
@@ -105,7 +107,7 @@ class Node(ABC):
     """A cell or a supervisor."""
 
     __slots__ = (
-        "_changed",
+        "_onlookers",
         "history",
         "incarnation",
         "name",
@@ -133,7 +135,7 @@ class Node(ABC):
         self.streak = 0  # crashes since the last healthy time
         self.history: deque[tuple[float, int, str]] | None = None
         self.start_error: Exception | None = None  # of the first start, for whoever waits for it
-        self._changed: trio.Event | None = None
+        self._onlookers: Onlookers | None = None
 
     # --- lifecycle, seen from the supervisor ------------------------------------------------------
 
@@ -187,6 +189,21 @@ class Node(ABC):
 
     @property
     @abstractmethod
+    def leaves_anyway(self) -> bool:
+        """Whether this incarnation has been told to end, or ends already."""
+
+    @property
+    def final(self) -> bool:
+        """Whether it has ended for good."""
+        return self.state is State.STOPPED
+
+    @property
+    @abstractmethod
+    def final_cause(self) -> Exception | None:
+        """The failure that ended it for good, without traceback; None while it has not ended, or if none did."""
+
+    @property
+    @abstractmethod
     def task(self) -> trio.lowlevel.Task | None:
         """The node's task, if it has one at the moment."""
 
@@ -213,9 +230,11 @@ class Node(ABC):
         if to not in TRANSITIONS[self.state]:
             raise InternalError(f"{self.path}: no transition from {self.state.value} to {to.value}")
         self.state = to
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+        onlookers = self._onlookers
+        if onlookers is not None:
+            onlookers.tell(self, to)
+            if not onlookers and self._onlookers is onlookers:
+                self._onlookers = None
         if to is _S.STOPPED:
             self.parent.child_stopped(self)
 
@@ -224,16 +243,30 @@ class Node(ABC):
         if self.state in states:
             await trio.lowlevel.checkpoint_if_cancelled()
         while self.state not in states:
-            if self._changed is None:
-                self._changed = trio.Event()
-            await self._changed.wait()
+            await self.wait_for_change()
         return self.state
 
     async def wait_for_change(self) -> None:
         """Park until the node moves to another state."""
-        if self._changed is None:
-            self._changed = trio.Event()
-        await self._changed.wait()
+        if self._onlookers is None:
+            self._onlookers = Onlookers()
+        await self._onlookers.wait()
+
+    def watch(self, onlooker: Onlooker) -> None:
+        """Tell `onlooker` of each move from now on."""
+        if self._onlookers is None:
+            self._onlookers = Onlookers()
+        self._onlookers.add(onlooker)
+
+    def unwatch(self, onlooker: Onlooker) -> None:
+        """Tell it no more. Idempotent."""
+        if self._onlookers is not None:
+            self._onlookers.remove(onlooker)
+
+    def will_move_because_of(self, cause: Exception | None) -> None:
+        """The next move is due to `cause`: whoever looks on is told."""
+        if self._onlookers is not None:
+            self._onlookers.cause = cast("Exception | None", without_frames(cause))
 
     def emit(self, kind: Callable[..., Event], *values: object) -> None:
         """Emit an event of this node; ask `runtime.events.on` first."""

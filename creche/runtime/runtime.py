@@ -20,22 +20,25 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, cast, overload
 
 import trio
 
 from . import events
 from .actor import Actor
-from .cell import Cell
-from .context import PLACE, RUNTIME
+from .context import RUNTIME
 from .deadlines import Deadlines
-from .errors import CallCycle, CallFailed, Killed, NotStarted, SpecInvalid, TreeFailed
-from .handle import Handle
+from .errors import CallFailed, Killed, NotStarted, SpecInvalid, TreeFailed
+from .handle import Handle, must_not_wait_for_itself, require_messages
 from .interposition import INTERPOSER
+from .names import Groups, Names
 from .node import Group, Node, State, Verdict, Want, stack_of
 from .simulation import SIMULATION
 from .spec import Bindable, Spec, require_spec
 from .tree import TreeNode, picture
+
+if TYPE_CHECKING:
+    from .cell import Cell
 
 A = TypeVar("A", bound=Actor)
 H = TypeVar("H")
@@ -57,7 +60,8 @@ class UnstoppedReport:
 class Runtime:
     """Made by `creche.open_runtime`. Everything in it is for use from its own Trio run.
 
-    `random` is its randomness, for whatever shall be the same when a test runs a second time.
+    `random` is its randomness, for whatever shall be the same when a test runs a second time. `names` and `groups` say
+    which actors are called how, and which belong together.
     """
 
     def __init__(self, name: str, root: Spec[Any], *, seed: int | None = None) -> None:
@@ -67,6 +71,8 @@ class Runtime:
         self.random = random.Random(seed) if self._simulation is None else self._simulation.next_random(seed)
         self.deadlines = Deadlines()
         self.events = events.EventHub()
+        self.names = Names()
+        self.groups = Groups()
         self.services: dict[str, object] = {}  # what components offer to all of the runtime's code, by component name
         self.unstopped: list[UnstoppedReport] = []
         self.path = ""  # it is the root's parent
@@ -115,9 +121,7 @@ class Runtime:
         node = self.node_of(target)
         if node is self.root:
             raise SpecInvalid("stop", node.path, "the root stops when the block that holds the runtime open is left")
-        place = PLACE.get()
-        if place is not None and place.serial is not None and f"{place.path}/".startswith(f"{node.path}/"):
-            raise CallCycle((place.path, node.path))  # it would wait for the handler that is waiting here
+        must_not_wait_for_itself(node)
         if node.state is not State.STOPPED:
             await cast("Group", node.parent).stop_child(node)
 
@@ -135,9 +139,16 @@ class Runtime:
         Raises KeyError if there is no such node, and `SpecInvalid` if it is no actor with the messages of `cls`.
         """
         node = self.node_of(path)
-        if not (isinstance(node, Cell) and cls.__messages__.keys() <= node.messages.keys()):
-            raise SpecInvalid("handle", path, f"it is {node!r}, which has not the messages of {cls.__name__}")
-        return Handle(node.name, node)
+        require_messages("handle", path, node, cls)
+        return Handle(node.name, cast("Cell", node))
+
+    @overload
+    def whereis(self, name: str) -> Handle[Any] | None: ...
+    @overload
+    def whereis(self, name: str, cls: type[A]) -> Handle[A] | None: ...
+    def whereis(self, name: str, cls: type[Actor] = Actor) -> Handle[Any] | None:
+        """The actor that has a name, or None: short for `Names.whereis` of `names`."""
+        return self.names.whereis(name, cls)
 
     def tree(self) -> TreeNode:
         """A picture of the whole tree at this moment. ``str()`` of it is text for people."""

@@ -16,13 +16,13 @@ Only a supervisor that is done for good finalizes its children. A bug in here is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import trio
 
 from ..runtime.context import PLACE
 from ..runtime.errors import ActorStopped, SpecInvalid, StartFailed
-from ..runtime.node import Node, Parent, State, Want, one_line
+from ..runtime.node import Node, Parent, State, Want, one_line, without_frames
 from ..runtime.spec import Spec, name_of
 from ..runtime.waits import Start
 from .children import ENDED, break_off
@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 class Supervisor(Restarts):
     """See the theory of operation above."""
 
-    __slots__ = ("_serial",)
+    __slots__ = ("_final_cause", "_serial")
 
     def __init__(self, runtime: Runtime, parent: Parent, name: str, rules: SupervisorSpec) -> None:
         super().__init__(runtime, parent, name, rules)
+        self._final_cause: BaseException | None = None
         self._serial = 2  # of names made for children whose own name was taken
 
     def __repr__(self) -> str:
@@ -144,6 +145,17 @@ class Supervisor(Restarts):
     def _went_down(self, delay: float) -> None:
         pass  # its children's callers wait at the children
 
+    @property
+    def leaves_anyway(self) -> bool:
+        """See `Node`."""
+        return self._leaving()
+
+    @property
+    def final_cause(self) -> Exception | None:
+        """See `Node`."""
+        return cast("Exception | None", self._final_cause)
+
     def _ended(self, cause: Exception | None) -> None:
+        self._final_cause = without_frames(cause)
         for node in reversed(list(self._nodes.values())):
             node.finalize(cause)
