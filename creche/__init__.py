@@ -23,7 +23,9 @@ from .runtime.errors import CrecheError as CrecheError
 from .runtime.errors import DeadlineExceeded as DeadlineExceeded
 from .runtime.errors import DomainError as DomainError
 from .runtime.errors import Killed as Killed
+from .runtime.errors import LinkedStopped as LinkedStopped
 from .runtime.errors import MailboxFull as MailboxFull
+from .runtime.errors import NameTaken as NameTaken
 from .runtime.errors import NotDelivered as NotDelivered
 from .runtime.errors import NotStarted as NotStarted
 from .runtime.errors import OutcomeUnknown as OutcomeUnknown
@@ -33,6 +35,8 @@ from .runtime.errors import StartFailed as StartFailed
 from .runtime.errors import TreeFailed as TreeFailed
 from .runtime.errors import Unavailable as Unavailable
 from .runtime.handle import Handle as Handle
+from .runtime.monitors import MonitorEvent as MonitorEvent
+from .runtime.names import GroupChange as GroupChange
 from .runtime.runtime import Runtime as Runtime
 from .runtime.slots import BatchItem as BatchItem
 from .runtime.slots import ReplySlot as ReplySlot

@@ -29,6 +29,7 @@ from .checks import require, require_number, require_one_of, require_type
 from .context import ActorContext
 from .errors import SpecInvalid
 from .handle import Handle
+from .names import require_label
 
 if TYPE_CHECKING:
     from .config import Config
@@ -77,6 +78,9 @@ class ChildOptions:
         At a stop: time to finish the mail; then, once cancelled, time to unwind before it is reported as unstopped.
     layer
         Where an `App` puts it; None lets the kind of child decide.
+    register
+        A name for the whole runtime, under which `Names.whereis` finds the actor; `NameTaken` where it is made if
+        another one has it.
     """
 
     name: str | None = None
@@ -90,6 +94,7 @@ class ChildOptions:
     drain: float = 5.0
     shutdown: float = 5.0
     layer: Layer | None = None
+    register: str | None = None
 
     def __post_init__(self) -> None:
         require(self, "name", self.name is None or is_name(self.name), NAME_RULE)
@@ -99,6 +104,7 @@ class ChildOptions:
         require_one_of(self, "while_down", ("wait", "reject"))
         require_one_of(self, "layer", (None, *LAYERS))
         require_number(self, "mailbox", at_least=1, whole=True)
+        require_label("register", "x" if self.register is None else self.register)
         for name in ("down_wait", "unwind_grace", "drain", "shutdown"):
             require_number(self, name)
 
@@ -120,6 +126,7 @@ class OptionValues(TypedDict, total=False):
     drain: float
     shutdown: float
     layer: Layer | None
+    register: str | None
 
 
 @runtime_checkable
@@ -211,7 +218,10 @@ class ActorSpec(Spec[Handle[A]], Generic[A]):
 
     def build(self, runtime: Runtime, parent: Parent, name: str) -> Node:
         cell_class = Cell if runtime.interposer is None else runtime.interposer.cell_class(Cell)
-        return cell_class(runtime, parent, name, self.rules, self, self.cls)
+        cell = cell_class(runtime, parent, name, self.rules, self, self.cls)
+        if self.rules.register is not None:
+            runtime.names.register(self.rules.register, cell.handle())
+        return cell
 
     def construct(self, context: ActorContext) -> A:
         """A fresh actor for one incarnation. Its context is there before `__init__` runs."""

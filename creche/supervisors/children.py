@@ -18,14 +18,14 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import checkpoint
 
 from ..runtime.life import Life
 from ..runtime.node import AT_REST, Node, Parent, State, Verdict, Want
-from ..runtime.spec import name_of
+from ..runtime.spec import Spec, name_of
 
 if TYPE_CHECKING:
     from ..runtime.runtime import Runtime
@@ -57,9 +57,17 @@ class Children(Life):
         self._due: deque[Node] = deque()  # children that are being started in one pass, in order
         self._nodes: dict[str, Node] = {}  # name -> child, in start order
         self._dynamic: set[str] = set()  # names of the children started at run time
-        for spec in rules.children:
-            child = name_of(spec)
-            self._nodes[child] = spec.build(runtime, self, child)
+        self._build(rules.children)
+
+    def _build(self, specs: Iterable[Spec[Any]]) -> None:
+        try:
+            for spec in specs:
+                name = name_of(spec)
+                self._nodes[name] = spec.build(self.runtime, self, name)
+        except BaseException:
+            for node in self._nodes.values():
+                node.finalize(None)  # it may have registered a name
+            raise
 
     def children(self) -> Sequence[Node]:
         """See `Node`."""

@@ -33,6 +33,8 @@ class SupervisorSpec(Spec[SupervisorHandle]):
         require_one_of(self, "strategy", STRATEGIES)
         require(self, "name", is_name(self.name), NAME_RULE)
         require_type(self, "intensity", Intensity)
+        if self.rules.register is not None:
+            raise SpecInvalid("register", self.rules.register, "names are for actors: give one to a child")
         for child in self.children:
             require_spec(f"supervisor({self.name!r}, ...)", child)
         check_names(self.children)

@@ -129,3 +129,25 @@ async def wrong_option(self: Greeter) -> None: ...
 
 @creche.message(raises=KeyboardInterrupt)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 async def wrong_error(self: Greeter) -> None: ...
+
+
+async def ends(greeter: creche.Handle[Greeter]) -> None:
+    """What becomes of an actor."""
+    assert_type(await greeter.wait_stopped(), Exception | None)
+    async with greeter.monitor() as events:
+        async for event in events:
+            assert_type(event, creche.MonitorEvent)
+
+
+async def names(runtime: creche.Runtime, greeter: creche.Handle[Greeter]) -> None:
+    """Names and groups are typed by what is asked for."""
+    assert_type(runtime.whereis("x"), creche.Handle[Any] | None)
+    assert_type(runtime.whereis("x", Greeter), creche.Handle[Greeter] | None)
+    assert_type(runtime.names.whereis("x", Greeter), creche.Handle[Greeter] | None)
+    assert_type(runtime.groups.members("x", Greeter), tuple[creche.Handle[Greeter], ...])
+    runtime.names.register("x", greeter)
+    runtime.groups.join("x", greeter)
+    async with runtime.names.watch("x") as holders:
+        assert_type(await holders.receive(), creche.Handle[Any] | None)
+    async with runtime.groups.watch("x") as changes:
+        assert_type((await changes.receive()).joined, tuple[creche.Handle[Any], ...])
