@@ -1,8 +1,10 @@
 """Chaos that replays: faults drawn from a seed, carried out in a live tree or in virtual time. See docs/chaos.
 
-Needs the extra ``creche[testing]`` for `run` and what is built on it.
+Needs the extra ``creche[testing]`` for `run` and what is built on it. Faults of real connections, and the proxy that has
+them, are in `network`, which needs nothing.
 """
 
+from . import network as network
 from .explore import Finding as Finding
 from .explore import Report as Report
 from .explore import Run as Run
@@ -24,6 +26,8 @@ from .injector import FaultInjected as FaultInjected
 from .injector import Injector as Injector
 from .journal import Journal as Journal
 from .journal import Summary as Summary
+from .network import TcpProxy as TcpProxy
+from .network import tcp_proxy as tcp_proxy
 from .plan import Plan as Plan
 from .plan import Recipe as Recipe
 from .plan import Step as Step

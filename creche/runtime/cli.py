@@ -1,4 +1,7 @@
-"""The command line: ``creche run module:app`` and ``creche config check``, also as ``python -m creche``."""
+"""The command line: ``creche run module:app`` and ``creche config check``, also as ``python -m creche``.
+
+Commands of the houses above, such as ``creche proxy``, are found by name: the runtime imports none of them.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from .errors import ConfigInvalid
 
 CONFIG_INVALID = 1
 USAGE_ERROR = 2
+COMMANDS_ABOVE = ("creche.chaos.network.command",)
+"""Modules with an `add_command`, which is given `add_parser` and sets its own ``command`` as those here do."""
 
 
 @runtime_checkable
@@ -30,9 +35,11 @@ class Runnable(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    for variable, value in ((FILE_VARIABLE, arguments.config), (ENV_VARIABLE, arguments.env)):
-        if value is not None:
-            os.environ[variable] = value  # the app reads them when it is made, which is when it is imported
+    for variable, option in ((FILE_VARIABLE, "config"), (ENV_VARIABLE, "env")):
+        if getattr(arguments, option, None) is not None:
+            os.environ[variable] = getattr(
+                arguments, option
+            )  # the app reads them when it is made, which is when it is imported
     status: int = arguments.command(arguments)
     return status
 
@@ -132,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("app", nargs="?", help="module:attribute; without, the components' sections are checked")
     _add_options(check)
     check.set_defaults(command=_check_config)
+    for module in COMMANDS_ABOVE:
+        importlib.import_module(module).add_command(commands.add_parser)
     return parser
 
 

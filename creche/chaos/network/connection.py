@@ -1,0 +1,206 @@
+"""The I/O of one connection.
+
+Theory of operation
+-------------------
+Five tasks. For each direction one reads from its source into the line, and waits while too much waits there, which is
+what slows a fast sender down; another takes from the line when that is due, and writes to its sink. The fifth, which is
+the caller of `run`, watches for the end. All that decides is in `Link`; whoever changes it rings the bell of the line,
+or of the link. No await stands between asking the link and waiting for a bell.
+
+The end is always reached in the watching task: it stops the writers first, because to shut a stream down while somebody
+writes to it is an error in Trio. Streams are closed by their context managers, however `run` ends.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import final
+
+import trio
+
+from .faults import Ending, Fault
+from .line import Line, Mark
+from .link import End, Link
+
+Stream = trio.abc.HalfCloseableStream
+
+CHUNK = 65_536
+LINGER = 1.0
+"""Seconds for which, after an orderly close, what still arrives is thrown away instead of being answered by a reset."""
+
+
+@final
+class Bell:
+    """Wakes all that wait for it."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def ring(self) -> None:
+        """Wake them."""
+        self._event.set()
+        self._event = trio.Event()
+
+    async def wait(self, until: float) -> None:
+        """Wait for the next ring, at most until a time."""
+        event = self._event
+        with trio.move_on_at(until):
+            await event.wait()
+
+
+@final
+class _Flow:
+    """One direction."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.fed = Bell()
+        self.room = Bell()
+        self.passed = 0
+
+
+@final
+class Connection:
+    """See above. `buffer` bounds the bytes that wait in each direction, but for one more read."""
+
+    def __init__(self, link: Link, buffer: int) -> None:
+        self._link = link
+        self._buffer = buffer
+        self._upstream = _Flow(link.upstream)
+        self._downstream = _Flow(link.downstream)
+        self._bell = Bell()
+        self._closing = False
+        self._reading = 0
+
+    @property
+    def upstream(self) -> int:
+        """Bytes passed on to the server."""
+        return self._upstream.passed
+
+    @property
+    def downstream(self) -> int:
+        """Bytes passed on to the client."""
+        return self._downstream.passed
+
+    def change(self, faults: Mapping[str, Fault]) -> list[str]:
+        """These faults are in force from now on. Returns the names of those that begin to strike."""
+        names = self._link.change(faults, trio.current_time())
+        self._ring()
+        return names
+
+    def cut(self, how: Ending) -> None:
+        """End it."""
+        self._link.cut(how)
+        self._ring()
+
+    async def run(self, client: Stream, server: Stream) -> End:
+        """Pass bytes on in both directions until the end. Returns how it ended; the streams are closed then."""
+        async with client, server, trio.open_nursery() as readers:
+            readers.start_soon(self._read, self._upstream, client)
+            readers.start_soon(self._read, self._downstream, server)
+            async with trio.open_nursery() as writers:
+                writers.start_soon(self._write, self._upstream, server)
+                writers.start_soon(self._write, self._downstream, client)
+                end = await self._watch(client, server)
+                writers.cancel_scope.cancel(end)
+            await self._finish(end, client, server)
+            readers.cancel_scope.cancel(end)
+        return end
+
+    # --- the end --------------------------------------------------------------------------------------
+
+    async def _watch(self, client: Stream, server: Stream) -> End:
+        vanished = False
+        while (end := self._link.verdict(trio.current_time())) is None:
+            if self._link.gone is not None and not vanished:
+                vanished = True
+                await reset(server if self._link.gone == "server" else client)
+            else:
+                await self._bell.wait(self._link.due())
+        return end
+
+    async def _finish(self, end: End, client: Stream, server: Stream) -> None:
+        if end == "reset":
+            await reset(client)
+            await reset(server)
+        elif end == "close":
+            self._closing = True
+            self._ring()
+            for stream in (client, server):
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await stream.send_eof()
+            by = trio.current_time() + LINGER
+            while self._reading and trio.current_time() < by:
+                await self._bell.wait(by)
+
+    # --- the bytes ------------------------------------------------------------------------------------
+
+    async def _read(self, flow: _Flow, source: Stream) -> None:
+        self._reading += 1
+        mark = await self._read_to_end(flow, source)
+        self._reading -= 1
+        if mark is not None:
+            self._link.ended(flow.line, mark, trio.current_time())
+        self._ring()
+
+    async def _read_to_end(self, flow: _Flow, source: Stream) -> Mark | None:
+        """Returns how the stream ended; None if it did so by our own doing."""
+        try:
+            while True:
+                while flow.line.size >= self._buffer and not self._closing:
+                    await flow.room.wait(math.inf)
+                data = await source.receive_some(CHUNK)
+                if not data:
+                    return Mark.END
+                if not self._closing:
+                    flow.line.feed(bytes(data), trio.current_time())
+                    flow.fed.ring()
+        except trio.BrokenResourceError:
+            return Mark.RESET
+        except trio.ClosedResourceError:
+            return None
+
+    async def _write(self, flow: _Flow, sink: Stream) -> None:
+        while self._link.verdict(now := trio.current_time()) is None:
+            due = flow.line.due()
+            if due > now:
+                await flow.fed.wait(due)
+            else:
+                out = flow.line.take(now)
+                flow.room.ring()
+                await self._pass_on(flow, out, sink)
+        self._bell.ring()
+
+    async def _pass_on(self, flow: _Flow, out: bytes | Mark, sink: Stream) -> None:
+        try:
+            if isinstance(out, Mark):
+                if out is Mark.END:
+                    await sink.send_eof()
+                self._link.passed_on(flow.line, out)
+            elif out:
+                await sink.send_all(out)
+                flow.passed += len(out)
+        except trio.BrokenResourceError:
+            self._link.lost(flow.line, trio.current_time())
+            self._ring()
+        except trio.ClosedResourceError:
+            flow.line.deaf = True
+
+    def _ring(self) -> None:
+        """Everybody looks again."""
+        for bell in (self._bell, self._upstream.fed, self._upstream.room, self._downstream.fed, self._downstream.room):
+            bell.ring()
+
+
+async def reset(stream: Stream) -> None:
+    """Close with a reset (RST) where there is such a thing: what waits to be sent is thrown away."""
+    if isinstance(stream, trio.SocketStream):
+        with suppress(OSError, trio.ClosedResourceError):
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.socket.close()
+    else:
+        await trio.aclose_forcefully(stream)

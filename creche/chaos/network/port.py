@@ -1,0 +1,74 @@
+"""A port that can refuse connections and come back.
+
+While nobody listens, the kernel refuses connections; but somebody else could take the port. So a second socket, which
+is bound to the same address and never listens, holds it for as long as the `Port` lives.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import final
+
+Address = tuple[str, int]
+
+_BACKLOG = 1024
+_ADDRESS_IS_SHARED = sys.platform == "linux"
+
+
+@final
+class Port:
+    """Listens when it is made. Raises OSError with the address in its text if it cannot."""
+
+    def __init__(self, address: Address) -> None:
+        self._held = _bound(address)
+        host, port = self._held.getsockname()[:2]
+        self.address: Address = (host, port)
+        self.listener: socket.socket | None = None
+        """The socket that listens; None while connections are refused."""
+        try:
+            self.open()
+        except OSError:
+            self.close()
+            raise
+
+    def open(self) -> None:
+        """Listen. Does nothing if it does already."""
+        if self.listener is None:
+            listener = _bound(self.address)
+            try:
+                listener.listen(_BACKLOG)
+            except OSError as error:
+                listener.close()
+                raise _cannot_listen(self.address, error) from None
+            self.listener = listener
+
+    def refuse(self) -> None:
+        """Stop to listen; the port stays ours. Whoever waits to be accepted is reset."""
+        if self.listener is not None:
+            self.listener.close()
+            self.listener = None
+
+    def close(self) -> None:
+        """Give the port back."""
+        self.refuse()
+        self._held.close()
+
+
+def _bound(address: Address) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # On Linux this lets two sockets have one address unless one of them listens; elsewhere it takes the second.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not _ADDRESS_IS_SHARED:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.setblocking(False)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise _cannot_listen(address, error) from None
+    return bound
+
+
+def _cannot_listen(address: Address, error: OSError) -> OSError:
+    return OSError(error.errno, f"cannot listen on {address[0]}:{address[1]}: {error.strerror}")
