@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from random import Random
 from typing import TYPE_CHECKING, final
 
 import trio
 
 from ...runtime.actor import Actor
-from .connection import Connection, reset
+from .connection import Connection, Traffic, reset
 from .events import ConnectionClosed, ConnectionOpened, FaultsChanged, ListenerChanged, UpstreamUnreachable
 from .faults import Ending, Fault, by_name
 from .link import Link
@@ -56,8 +56,7 @@ class _Desk:
     faults: dict[str, Fault]
     total: int = 0
     unreachable: int = 0
-    upstream: int = 0  # bytes of connections that have ended
-    downstream: int = 0
+    traffic: Traffic = field(default_factory=Traffic)  # of connections that have ended
     struck: dict[str, int] = field(default_factory=dict[str, int])
 
     def count(self, names: Sequence[str]) -> None:
@@ -134,12 +133,12 @@ class ProxyActor(Actor):
     async def statistics(self) -> Statistics:
         """At this moment."""
         desk, living = self._desk, self._connections.values()
+        traffic = reduce(Traffic.plus, (connection.traffic() for connection in living), desk.traffic)
         return Statistics(
             open=len(living),
             total=desk.total,
             unreachable=desk.unreachable,
-            upstream=desk.upstream + sum(connection.upstream for connection in living),
-            downstream=desk.downstream + sum(connection.downstream for connection in living),
+            **traffic._asdict(),
             struck=dict(desk.struck),
             listening=desk.port.listener is not None,
         )
@@ -179,9 +178,8 @@ class ProxyActor(Actor):
             how = await self._relayed(number, connection, client)
         finally:
             del self._connections[number]
-            upstream, downstream = connection.upstream, connection.downstream
-            self._desk.upstream += upstream
-            self._desk.downstream += downstream
+            upstream, downstream, swallowed, _ = connection.traffic()
+            self._desk.traffic = self._desk.traffic.plus(Traffic(upstream, downstream, swallowed))
             self._tell(partial(ConnectionClosed, number=number, how=how, upstream=upstream, downstream=downstream))
 
     async def _relayed(self, number: int, connection: Connection, client: trio.SocketStream) -> str:

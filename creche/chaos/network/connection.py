@@ -18,7 +18,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import final
+from typing import NamedTuple, final
 
 import trio
 
@@ -31,6 +31,19 @@ Stream = trio.abc.HalfCloseableStream
 CHUNK = 65_536
 LINGER = 1.0
 """Seconds for which, after an orderly close, what still arrives is thrown away instead of being answered by a reset."""
+
+
+class Traffic(NamedTuple):
+    """Bytes: passed on to the server, and to the client; swallowed; waiting."""
+
+    upstream: int = 0
+    downstream: int = 0
+    swallowed: int = 0
+    waiting: int = 0
+
+    def plus(self, other: Traffic) -> Traffic:
+        """Both together."""
+        return Traffic(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
 @final
@@ -76,15 +89,15 @@ class Connection:
         self._closing = False
         self._reading = 0
 
-    @property
-    def upstream(self) -> int:
-        """Bytes passed on to the server."""
-        return self._upstream.passed
-
-    @property
-    def downstream(self) -> int:
-        """Bytes passed on to the client."""
-        return self._downstream.passed
+    def traffic(self) -> Traffic:
+        """What has passed so far, and what has not."""
+        lines = (self._upstream.line, self._downstream.line)
+        return Traffic(
+            self._upstream.passed,
+            self._downstream.passed,
+            sum(line.swallowed for line in lines),
+            sum(line.size for line in lines),
+        )
 
     def change(self, faults: Mapping[str, Fault]) -> list[str]:
         """These faults are in force from now on. Returns the names of those that begin to strike."""

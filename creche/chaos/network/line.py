@@ -50,6 +50,8 @@ class Line:
     def __init__(self) -> None:
         self.size = 0
         """Bytes that wait."""
+        self.swallowed = 0
+        """Bytes that went nowhere."""
         self.torn = False
         """Whether something has been swallowed: what comes out is not what went in any more."""
         self.deaf = False
@@ -101,10 +103,11 @@ class Line:
         out = self._piece(head, now) if head.mark is None else head.mark
         if head.start == len(head.data):
             self._line.popleft()
-        if self.swallows:
-            self.torn = True
-            return b""
-        return out
+        if not self.swallows:
+            return out
+        self.torn = True
+        self.swallowed += len(out) if isinstance(out, bytes) else 0
+        return b""
 
     def _begun(self) -> _Waiting:
         head = self._line[0]
