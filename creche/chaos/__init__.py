@@ -1,7 +1,7 @@
 """Chaos that replays: faults drawn from a seed, carried out in a live tree or in virtual time. See docs/chaos.
 
-Needs the extra ``creche[testing]`` for `run` and what is built on it. Faults of real connections, and the proxy that has
-them, are in `network`, which needs nothing.
+Needs the extra ``creche[testing]`` for `run` and what is built on it. The faults of real connections are in `network`,
+which needs nothing.
 """
 
 from . import network as network

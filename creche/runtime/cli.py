@@ -19,8 +19,8 @@ from .errors import ConfigInvalid
 
 CONFIG_INVALID = 1
 USAGE_ERROR = 2
-COMMANDS_ABOVE = ("creche.chaos.network.command",)
-"""Modules with an `add_command`, which is given `add_parser` and sets its own ``command`` as those here do."""
+COMMANDS_ABOVE = {"proxy": ("creche.chaos.network.command", "a TCP proxy with faults")}
+"""{name: (module, help)}. The module is imported if the command is given; its `fill` is given the parser to complete."""
 
 
 @runtime_checkable
@@ -34,7 +34,8 @@ class Runnable(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments = _parser(given).parse_args(given)
     for variable, option in ((FILE_VARIABLE, "config"), (ENV_VARIABLE, "env")):
         if getattr(arguments, option, None) is not None:
             os.environ[variable] = getattr(
@@ -125,7 +126,7 @@ def _complain(command: str, error: Exception, status: int) -> int:
 # --- arguments ------------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="creche", description="Run and look after creche services.")
     commands = parser.add_subparsers(required=True, metavar="command")
     run = commands.add_parser("run", help="run an app until it is told to stop")
@@ -139,8 +140,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("app", nargs="?", help="module:attribute; without, the components' sections are checked")
     _add_options(check)
     check.set_defaults(command=_check_config)
-    for module in COMMANDS_ABOVE:
-        importlib.import_module(module).add_command(commands.add_parser)
+    for name, (module, text) in COMMANDS_ABOVE.items():
+        above = commands.add_parser(name, help=text)
+        if name in given:
+            importlib.import_module(module).fill(above)
     return parser
 
 

@@ -35,12 +35,10 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B?(?:/s)?")
 _UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 
 
-def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add ``proxy`` to the command line."""
-    parser = add_parser(
-        "proxy",
-        help="a TCP proxy with faults",
-        description="Pass TCP connections on to a server, with faults. Lines of JSON on standard input change them.",
+def fill(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    parser.description = (
+        "Pass TCP connections on to a server, with faults. Lines of JSON on standard input change them."
     )
     parser.add_argument("--upstream", required=True, type=_option(address), metavar="HOST:PORT", help="the server")
     parser.add_argument("--listen", default=("127.0.0.1", 0), type=_option(address), metavar="HOST:PORT")
