@@ -31,7 +31,7 @@ WEIGHTS: Mapping[Kind, float] = {
     "cut": 3,
     "act": 2,
 }
-_LATEST_NTH, _LONGEST_DELAY, _REFUSALS, _LONGEST_STEP = 4, 1.0, 3, 120.0
+_LATEST_NTH, _REFUSALS = 4, 3
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -97,6 +97,8 @@ class Recipe:
         Seconds during which faults come.
     every
         Mean seconds between two faults (the gaps are exponential, so some come close together).
+    longest_delay, longest_hang, longest_step
+        Bounds in seconds of `Delay`, `Hang`, and of a step of the wall clock in either direction.
     only, never
         Patterns of paths, as in `fnmatch`: targets match one of `only` and none of `never`.
     weights
@@ -106,6 +108,9 @@ class Recipe:
 
     lasting: float = 10.0
     every: float = 0.5
+    longest_delay: float = 1.0
+    longest_hang: float = 30.0
+    longest_step: float = 60.0
     only: Sequence[str] = ("*",)
     never: Sequence[str] = ()
     weights: Mapping[Kind, float] = field(default_factory=dict["Kind", float])
@@ -113,6 +118,8 @@ class Recipe:
     def __post_init__(self) -> None:
         require_number(self, "lasting")
         require_number(self, "every", at_least=1e-6)
+        for name in ("longest_delay", "longest_hang", "longest_step"):
+            require_number(self, name)
         for name in ("only", "never"):
             require(self, name, not isinstance(getattr(self, name), str), "a sequence of patterns, as in ('root/db',)")
         unknown = sorted(set(self.weights) - set(WEIGHTS))
@@ -149,7 +156,7 @@ def draw(seed: int, targets: Sequence[Target], recipe: Recipe | None = None, act
     """The plan of a seed. `actions` are the names that `Act` may have."""
     by = Recipe() if recipe is None else recipe
     dice = random.Random(f"creche chaos {seed}")
-    kinds = _Kinds(targets, actions)
+    kinds = _Kinds(targets, actions, by)
     weights: dict[Kind, float] = {kind: by.weights.get(kind, WEIGHTS[kind]) for kind in kinds.possible()}
     if not any(weights.values()):
         return Plan(seed)
@@ -165,7 +172,7 @@ def _pick(dice: random.Random, weights: Mapping[Kind, float]) -> Kind:
 class _Kinds:
     """How each kind of fault is drawn, and for whom."""
 
-    def __init__(self, targets: Sequence[Target], actions: Sequence[str]) -> None:
+    def __init__(self, targets: Sequence[Target], actions: Sequence[str], by: Recipe) -> None:
         actors = [target for target in targets if target.messages]
         proxies = [target for target in actors if "cut" in target.messages]
         self._actions = actions
@@ -182,10 +189,10 @@ class _Kinds:
         self._how: dict[Kind, Callable[[random.Random, Target], Fault]] = {
             "kill": lambda dice, target: Kill(),
             "crash": lambda dice, target: Crash(_message(dice, target), _nth(dice), dice.random() < 0.5),
-            "delay": lambda dice, target: Delay(_seconds(dice, _LONGEST_DELAY), _message(dice, target), _nth(dice)),
-            "hang": lambda dice, target: Hang(30.0, _message(dice, target), _nth(dice)),
+            "delay": lambda dice, target: Delay(_seconds(dice, by.longest_delay), _message(dice, target), _nth(dice)),
+            "hang": lambda dice, target: Hang(_seconds(dice, by.longest_hang), _message(dice, target), _nth(dice)),
             "refuse_start": lambda dice, target: RefuseStart(dice.randint(1, _REFUSALS)),
-            "step_clock": lambda dice, target: StepClock(round(dice.uniform(-_LONGEST_STEP, _LONGEST_STEP), 3)),
+            "step_clock": lambda dice, target: StepClock(round(dice.uniform(-by.longest_step, by.longest_step), 3)),
             "cut": lambda dice, target: Cut(),
             "act": lambda dice, target: Act(dice.choice(self._actions)),
         }

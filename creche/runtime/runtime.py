@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
@@ -26,6 +25,7 @@ import trio
 
 from . import events
 from .actor import Actor
+from .ambient import Ambient, System
 from .context import RUNTIME
 from .deadlines import Deadlines
 from .errors import CallFailed, Killed, NotStarted, SpecInvalid, TreeFailed
@@ -67,6 +67,7 @@ class Runtime:
     def __init__(self, name: str, root: Spec[Any], *, seed: int | None = None) -> None:
         self.name = name
         self._simulation = SIMULATION.get()
+        self._ambient: Ambient = System() if self._simulation is None else self._simulation
         self.interposer = INTERPOSER.get()
         self.random = random.Random(seed) if self._simulation is None else self._simulation.next_random(seed)
         self.deadlines = Deadlines()
@@ -188,14 +189,23 @@ class Runtime:
         It may step in either direction, as the system's does. In a deterministic run (`creche.testing.run`) it follows
         the virtual clock from a fixed date on; `step_wall_clock` steps it on purpose.
         """
-        read = time.time if self._simulation is None else self._simulation.wall_clock
-        return read() + self._wall_clock_steps
+        return self._ambient.wall_clock() + self._wall_clock_steps
 
     def wall_clock_ms(self) -> int:
         """The wall clock in whole milliseconds."""
-        if self._simulation is None and not self._wall_clock_steps:
-            return time.time_ns() // 1_000_000
-        return int(self.wall_clock() * 1000)
+        return int((self._ambient.wall_clock() + self._wall_clock_steps) * 1000)
+
+    def randbits(self, k: int) -> int:
+        """`k` random bits that keep this process apart from others: the system's, whatever the seed.
+
+        In a deterministic run they follow from its seed.
+        """
+        return self._ambient.randbits(k)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether this is a deterministic run (`creche.testing.run`): no threads, virtual time, all from its seed."""
+        return self._simulation is not None
 
     def step_wall_clock(self, by: float) -> None:
         """Let the wall clock of this runtime step, as the system's does when it is set: `by` seconds, backwards too."""

@@ -47,6 +47,7 @@ class Simulation:
         self._seed = seed
         self._blocking = blocking
         self._dice = random.Random(f"{seed}:blocking")
+        self._bits = random.Random(f"{seed}:bits")
         self._runtimes = 0
         self.adopt = adopt
 
@@ -56,8 +57,12 @@ class Simulation:
         return random.Random(f"{self._seed}:runtime {self._runtimes}" if seed is None else seed)
 
     def wall_clock(self) -> float:
-        """See `Runtime.wall_clock`."""
+        """See `Ambient`."""
         return OPENED_AT + trio.current_time()
+
+    def randbits(self, k: int) -> int:
+        """See `Ambient`."""
+        return self._bits.getrandbits(k)
 
     async def run_blocking(
         self, fn: Callable[..., R], args: tuple[Any, ...], limiter: trio.CapacityLimiter | None

@@ -29,13 +29,15 @@ QUICK = creche.Backoff(first=0.005, cap=0.05, reset_after=0.25)
 class Settings:
     """Where the service keeps its data and listens.
 
-    And, for chaos, how fast it is killed (`kill_every` seconds, 0: never).
+    And, for chaos: how fast it is killed by a killer of its own (`kill_every` seconds, 0: never), and whether it is
+    `under_fire` from elsewhere.
     """
 
     data: Path = Path("message-service-data")
     port: int = 8000
     kill_every: float = 0.0
     kill_seed: int = 0
+    under_fire: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Service:
 def build(settings: Settings, service_class: type[MessageService] = MessageService) -> Service:
     """The whole service as a declaration: nothing runs yet. Tests pass a `service_class` with a fault in it."""
     settings.data.mkdir(parents=True, exist_ok=True)
-    app = creche.App("message-service", intensity=UNDER_FIRE if settings.kill_every else None, seed=settings.kill_seed)
+    intensity = UNDER_FIRE if settings.kill_every or settings.under_fire else None
+    app = creche.App("message-service", intensity=intensity, seed=settings.kill_seed)
     log = c.clog.Config(level="info", format="json", output=str(settings.data / "service.log"))
     app.use(c.clog.component(log).options(backoff=QUICK))
     uid = app.use(c.uid.component(c.uid.Config(state_path=str(settings.data / "uid.db"))).options(backoff=QUICK))

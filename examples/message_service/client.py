@@ -10,7 +10,7 @@ import ast
 import random
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -19,8 +19,8 @@ import msgspec
 import trio
 
 from .crowd import SESSIONS, USERS, poster_of, session_of
-from .http_client import HttpClient, Reply
-from .model import SaveSession, SaveUsers, SendMessage
+from .http_client import Client, HttpClient, Reply
+from .model import SaveSession, SaveUsers, SendMessage, Session, User
 
 BROKEN = (OSError, trio.BrokenResourceError, h11.RemoteProtocolError, trio.TooSlowError)
 
@@ -69,37 +69,33 @@ def _docstring_lines(stdlib: Path) -> Iterator[str]:
 class Poster:
     """Makes users and sessions, then posts lines until there are none left; each until it is answered 2xx."""
 
-    def __init__(self, url: str, receipts: IO[bytes], seed: int) -> None:
-        self._url = url
-        self._receipts = receipts
+    def __init__(self, connect: Callable[[], Client], write: Callable[[Receipt], object], seed: int) -> None:
+        self._connect = connect
+        self._write = write
         self._random = random.Random(seed)
 
-    async def run(self, lines: list[str], clients: int) -> None:
-        """Post all lines with so many clients at once."""
-        await self._set_up()
-        await self._post_all(lines, clients)
-
-    async def _set_up(self) -> None:
-        client = HttpClient(self._url)
-        await self._until_accepted(client, "PUT", "/users", {}, SaveUsers(list(USERS)))
-        for session in SESSIONS:
+    async def set_up(self, users: Sequence[User] = USERS, sessions: Sequence[Session] = SESSIONS) -> None:
+        """Make users and sessions."""
+        client = self._connect()
+        await self._until_accepted(client, "PUT", "/users", {}, SaveUsers(list(users)))
+        for session in sessions:
             body = SaveSession(session.kind, session.members)
             await self._until_accepted(client, "PUT", f"/sessions/{session.session_id}", {}, body)
         await client.close()
 
-    async def _post_all(self, lines: list[str], clients: int) -> None:
-        numbered = iter(enumerate(lines))
+    async def post(self, numbered: Iterator[tuple[int, str]], clients: int) -> None:
+        """Post lines, each of which has a number, with so many clients at once."""
         async with trio.open_nursery() as nursery:
             for _ in range(clients):
                 nursery.start_soon(self._post_from, numbered)
 
     async def _post_from(self, numbered: Iterator[tuple[int, str]]) -> None:
-        client = HttpClient(self._url)
+        client = self._connect()
         for number, line in numbered:
-            self._receipts.write(msgspec.json.encode(await self._post(client, number, line)) + b"\n")
+            self._write(await self._post(client, number, line))
         await client.close()
 
-    async def _post(self, client: HttpClient, number: int, line: str) -> Receipt:
+    async def _post(self, client: Client, number: int, line: str) -> Receipt:
         key, session = f"demo-{number}", session_of(number).session_id
         path, headers = f"/sessions/{session}/messages", {"X-Idempotency-Key": key}
         reply, tries = await self._until_accepted(client, "POST", path, headers, SendMessage(poster_of(number), line))
@@ -107,7 +103,7 @@ class Poster:
         return Receipt(key, session, str(answer["message_id"]), line, tries)
 
     async def _until_accepted(
-        self, client: HttpClient, method: str, path: str, headers: dict[str, str], body: msgspec.Struct
+        self, client: Client, method: str, path: str, headers: dict[str, str], body: msgspec.Struct
     ) -> tuple[Reply, int]:
         """The 2xx, and how many requests it took."""
         request = Request(method, path, {"Content-Type": "application/json", **headers}, msgspec.json.encode(body))
@@ -121,7 +117,7 @@ class Poster:
                 raise RuntimeError(f"refused for good: {reply.status} {reply.body.decode()}")
             await trio.sleep(self._random.uniform(0.01, 0.05) * min(tries, 10))
 
-    async def _try(self, client: HttpClient, request: Request) -> Reply | None:
+    async def _try(self, client: Client, request: Request) -> Reply | None:
         """One request; None if it broke. One in fifty is sent twice, as an impatient client would."""
         try:
             with trio.fail_after(5):
@@ -130,6 +126,15 @@ class Poster:
                 return await client.request(*request)
         except BROKEN:
             return None
+
+
+async def _run(arguments: argparse.Namespace, receipts: IO[bytes]) -> None:
+    def write(receipt: Receipt) -> None:
+        receipts.write(msgspec.json.encode(receipt) + b"\n")
+
+    poster = Poster(lambda: HttpClient(arguments.url), write, arguments.seed)
+    await poster.set_up()
+    await poster.post(iter(enumerate(lines_of_text(arguments.count))), arguments.clients)
 
 
 def main() -> int:
@@ -142,9 +147,8 @@ def main() -> int:
     parser.add_argument("--receipts", type=Path, required=True)
     arguments = parser.parse_args()
     with arguments.receipts.open("wb", buffering=0) as receipts:
-        poster = Poster(arguments.url, receipts, arguments.seed)
         try:
-            trio.run(poster.run, lines_of_text(arguments.count), arguments.clients)
+            trio.run(_run, arguments, receipts)
         except KeyboardInterrupt:
             return 130
     return 0

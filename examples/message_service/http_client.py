@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import h11
@@ -17,6 +18,19 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+class Client(Protocol):
+    """What a client of the service needs: one request at a time."""
+
+    async def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Reply:
+        """Send a request and read the whole response."""
+        ...
+
+    async def close(self) -> None:
+        """Drop the connection."""
 
 
 class HttpClient:

@@ -114,7 +114,7 @@ class LogActor(Actor):
     async def lifespan(self) -> AsyncGenerator[None]:
         """The file, and the writer on it."""
         # It outlives incarnations: the process lives, whatever becomes of this actor.
-        session = self.context.keep("session", partial(Session, self._config.path), Session.close)
+        session = self.context.keep("session", self._new_session, Session.close)
         await self.context.runtime.run_blocking(self._open, session, limiter=self._thread)
         self.context.grant(self._lease)
         self.context.every(self._config.retention_interval, self._expire)
@@ -231,6 +231,9 @@ class LogActor(Actor):
         return await self._in_thread(self._groups.lag, group)
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _new_session(self) -> Session:
+        return Session(self._config.path, f"{self.context.runtime.randbits(128):032x}")
 
     def _open(self, session: Session) -> None:
         config = self._config

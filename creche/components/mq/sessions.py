@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from uuid import uuid4
 
 if sys.platform != "win32":
     import fcntl
@@ -19,10 +18,10 @@ _CLOSED = -1
 
 
 class Session:
-    """This process, as the others see it. Plain blocking code, but short."""
+    """This process, as the others see it, under an id that no other has. Plain blocking code, but short."""
 
-    def __init__(self, log_path: str) -> None:
-        self.id = uuid4().hex
+    def __init__(self, log_path: str, session_id: str) -> None:
+        self.id = session_id
         self._folder = Path(log_path + "-sessions")
         self._file = _CLOSED
 

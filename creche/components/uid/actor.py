@@ -34,7 +34,6 @@ from ...runtime.actor import Actor, message
 from ...runtime.errors import Unavailable
 from .config import Config
 from .errors import WorkerIdLost
-from .randomness import randbits_of
 from .snowflake import SnowflakeGenerator
 from .worker_ids import WorkerIds, WorkerLease
 
@@ -97,7 +96,7 @@ class UidActor(Actor):
         self._config = config
         self._now_ms = now_ms or self.context.runtime.wall_clock_ms
         self._ahead_ms = round(config.tolerance * 1000)
-        self._randbits = randbits_of(self.context.runtime)
+        self._randbits = self.context.runtime.randbits
         self._one_at_a_time = trio.Lock()
         self._works = True
         self._tenure = self.context.keep("tenure", self._new_tenure, lambda tenure: tenure.worker_ids.close())

@@ -31,7 +31,6 @@ from ...runtime.errors import NotStarted, OutcomeUnknown
 from .actor import UidActor
 from .errors import MarkReached, WorkerIdLost
 from .middleware import with_request_id
-from .randomness import randbits_of
 from .snowflake import DEFAULT_LAYOUT, Layout, Snowflake, SnowflakeGenerator, SnowflakeStatistics, Wait, parse
 from .uuid7 import Rollback, Uuid7Generator, is_uuid7
 
@@ -62,10 +61,10 @@ class Uid(ComponentHandle):
 
     def _started(self) -> None:
         self._home = self._cell()
-        randbits = randbits_of(self._home.runtime)
-        if randbits is not secrets.randbits:
-            now_ms = self._now_ms or self._home.runtime.wall_clock_ms
-            self._replayed = Uuid7Generator(now_ms=now_ms, randbits=randbits, on_rollback=Rollback.FOLLOW)
+        runtime = self._home.runtime
+        if runtime.deterministic:
+            now_ms = self._now_ms or runtime.wall_clock_ms
+            self._replayed = Uuid7Generator(now_ms=now_ms, randbits=runtime.randbits, on_rollback=Rollback.FOLLOW)
 
     def _unbind(self) -> None:
         super()._unbind()

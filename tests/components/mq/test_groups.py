@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -20,7 +21,7 @@ class Process:
 
     def __init__(self, path: Path, **config: Any) -> None:
         self.config = Config(path=str(path), **config)
-        self.session = Session(self.config.path)
+        self.session = Session(self.config.path, uuid4().hex)
         self.session.open()
         self.log = Log(self.config.path, "normal", 0.0, self.config.partitions)
         self.groups = Groups(self.log, self.session, self.config)
@@ -180,7 +181,7 @@ def test_the_lag_counts_what_is_there(process: Process) -> None:
 
 def test_a_session_ends_with_its_file(path: Path) -> None:
     """It tells who lives; closing it twice is fine, and leaves nothing behind."""
-    one, two = Session(str(path)), Session(str(path))
+    one, two = Session(str(path), "one"), Session(str(path), "two")
     one.open()
     two.open()
     two.open()

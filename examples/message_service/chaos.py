@@ -1,0 +1,147 @@
+"""The service under chaos, in memory: its ASGI application, its embedded backends, virtual time, no socket.
+
+``python -m examples.message_service.chaos --seeds 1000`` explores plans, and says how many seeds it did a minute. What
+must hold, whatever strikes: each message that was answered 2xx is stored once, published once, counted once and
+delivered to whom it is for; all tries of one message got one answer; each call of each actor had one outcome; and when
+the chaos is over the service is healthy again within a time that the backoffs bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import creche
+from creche import chaos
+from creche import components as c
+from creche.runtime.component import ComponentSpec
+
+from .app import Service, Settings, build
+from .audit import audit
+from .client import Poster, Receipt
+from .crowd import FRIENDS, SESSIONS
+from .http_client import Reply
+from .model import User
+from .service import MessageService
+
+MESSAGES, CLIENTS = 12, 4
+# A session for everybody, two of pairs, two of groups; the one of 501 members would take its time.
+CHOSEN = (0, 2, 3, 4, 5)
+HEALTHY_WITHIN = 10.0  # seconds: the longest backoff, and what the consumers need to take up again
+# Faults come fast, for the whole of it takes some seconds. Each layer, and each actor but the edge's, may be hit.
+# Ids are refused for as long as the clock is behind, so it does not step far.
+RECIPE = chaos.Recipe(lasting=2.0, every=0.12, longest_hang=5.0, longest_step=3.0, never=("root/edge*",))
+
+
+class NoServer(creche.Actor):
+    """Stands in for the HTTP server: requests come by another way."""
+
+    async def address(self) -> tuple[str, int]:
+        """Where it would listen."""
+        return ("in-memory", 0)
+
+
+class AsgiClient:
+    """Sends requests to an ASGI application. See `http_client.Client`."""
+
+    def __init__(self, application: c.http.ASGIApp) -> None:
+        self._application = application
+
+    async def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Reply:
+        """Let the application answer a request."""
+        target, _, query = path.partition("?")
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        raw = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+        scope: dict[str, Any] = {"type": "http", "method": method, "path": target, "query_string": query.encode()}
+        await self._application({**scope, "headers": raw}, receive, send)
+        answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return Reply(sent[0]["status"], answered, b"".join(part["body"] for part in sent[1:]))
+
+    async def close(self) -> None:
+        """There is no connection."""
+
+
+async def scenario(world: chaos.World, service_class: type[MessageService] = MessageService) -> None:
+    """Post messages under the plan; then everything must be there once."""
+    receipts: list[Receipt] = []
+    with folder_in_memory() as data:
+        async with running(data, service_class) as (service, runtime):
+            poster = Poster(lambda: AsgiClient(service.api), receipts.append, world.seed)
+            world.always("one answer for all tries", lambda: len({r.key for r in receipts}) == len(receipts))
+            await poster.set_up([User(name, name.title()) for name in FRIENDS], [SESSIONS[number] for number in CHOSEN])
+            async with world.unleashed(runtime):
+                await poster.post(numbered(), CLIENTS)
+            await world.eventually("healthy again", lambda: healthy(runtime), within=HEALTHY_WITHIN)
+            await world.eventually("all that follows is done", lambda: settled(data, receipts), within=HEALTHY_WITHIN)
+        findings = audit(data, receipts)
+        if not findings.holds:
+            world.report("accepted: stored, published, counted and delivered once", str(findings))
+
+
+def numbered() -> Iterator[tuple[int, str]]:
+    """The messages, one for each of the chosen sessions in turn."""
+    rounds = (number + turn * len(SESSIONS) for turn in range(MESSAGES) for number in CHOSEN)
+    return ((number, f"message {number}") for number in islice(rounds, MESSAGES))
+
+
+@asynccontextmanager
+async def running(data: Path, service_class: type[MessageService]) -> AsyncGenerator[tuple[Service, creche.Runtime]]:
+    """The service without its server."""
+    service = build(Settings(data, under_fire=True), service_class)
+    service.app.override(service.http, ComponentSpec("http", creche.child(NoServer), c.http.HttpServer, layer="edge"))
+    async with service.app.open() as opened:
+        yield service, opened.runtime
+
+
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """A new folder, in memory where the system has such a place."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="creche-chaos-", dir=memory if memory.is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def healthy(runtime: creche.Runtime) -> bool:
+    """Whether all actors run."""
+    return all(node.state == "running" for node in runtime.tree())
+
+
+def settled(data: Path, receipts: list[Receipt]) -> bool:
+    """Whether all that follows from the accepted messages has been done."""
+    return audit(data, receipts).holds
+
+
+def main() -> int:
+    """Explore; 0 if all held."""
+    parser = argparse.ArgumentParser(prog="message_service.chaos", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    arguments = parser.parse_args()
+    report = chaos.explore(scenario, range(arguments.first, arguments.first + arguments.seeds), recipe=RECIPE)
+    for finding in report.findings:
+        print(finding)
+    print(f"seeds={report.runs} violated={len(report.findings)} seeds_per_minute={report.per_minute:.0f}")
+    return 1 if report.findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
