@@ -284,8 +284,7 @@ CORE = [
     path
     for path in sorted((ROOT / "creche/runtime").glob("*.py")) + sorted((ROOT / "creche/supervisors").glob("*.py"))
     if path.stem not in {"app", "cli", "hosting", "asyncio_port"}  # the edge: processes, signals, other loops
-    and path.stem
-    not in {"scheduling", "simulation", "ambient"}  # the deterministic mode, and the other
+    and path.stem not in {"scheduling", "simulation", "ambient"}  # the deterministic mode, and the other
 ]
 
 
