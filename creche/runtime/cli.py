@@ -20,7 +20,7 @@ from .errors import ConfigInvalid
 CONFIG_INVALID = 1
 USAGE_ERROR = 2
 COMMANDS_ABOVE = {"proxy": ("creche.chaos.network.command", "a TCP proxy with faults")}
-"""{name: (module, help)}. The module is imported if the command is given; its `fill` is given the parser to complete."""
+"""{name: (module, help)}. The module is imported if the command is given; its `fill` completes the parser."""
 
 
 @runtime_checkable
