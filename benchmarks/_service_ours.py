@@ -21,36 +21,33 @@ from examples.message_service.repository import Repository
 from examples.message_service.service import MessageService
 
 
-class OneVisitService(MessageService):
-    """The same promises in another form: a plain function in the database's thread, many requests at a time.
+class AwaitingService(MessageService):
+    """The same promises with each statement awaited, one message at a time."""
 
-    Transactions that wait together then share a COMMIT.
-    """
-
-    @creche.message(concurrency=64)
+    @creche.message()
     async def send(self, session_id: str, request_id: str, request: SendMessage) -> Answer:
         await self._check_may_post(request.user_id, session_id)
         message_id = await self._uid.snowflake()
         key = f"send_message:{request_id}"
-        answer = await self._db.transact_sync(accept_in_thread, message_id, session_id, key, request)
+        answer = await self._db.transact(accept_awaiting, message_id, session_id, key, request)
         self._log.debug("accepted", message_id=answer.message_id, session=session_id)
         return answer
 
 
-def accept_in_thread(
-    tx: c.db.SyncTransaction, message_id: int, session_id: str, key: str, request: SendMessage
+async def accept_awaiting(
+    tx: c.db.Transaction, message_id: int, session_id: str, key: str, request: SendMessage
 ) -> Answer:
-    """What the example does in its transaction, without awaits."""
-    before = tx.first(select(messages).where(messages.c.request_key == key))
+    """What the example does in the database's thread."""
+    before = await tx.first(select(messages).where(messages.c.request_key == key))
     if before is not None:
         if (before.session_id, before.user_id, before.content) != (session_id, request.user_id, request.content):
             raise KeyConflict(key)
         return Answer(str(before.id))
     now = time.time()
     row = {"id": message_id, "request_key": key, "session_id": session_id, "created_at": int(now * 1e6)}
-    tx.execute(insert(messages).values(**row, user_id=request.user_id, content=request.content))
+    await tx.execute(insert(messages).values(**row, user_id=request.user_id, content=request.content))
     stored = StoredMessage(str(message_id), session_id, request.user_id, request.content, now)
-    tx.publish(Message(TOPIC, msgspec.json.encode(stored), key=str(message_id).encode()))
+    await tx.publish(Message(TOPIC, msgspec.json.encode(stored), key=str(message_id).encode()))
     return Answer(str(message_id))
 
 

@@ -18,11 +18,9 @@ microseconds: lower is better.
 
 The rows, by what they compare:
 
-``example``    the example's handler as it is, with the fastest form of the rival: a transaction is one visit to the
-               thread, and many requests are taken at a time.
-``awaiting``   the same with a rival that awaits each statement.
-``one-visit``  the example's handler in that fastest form, with the rival of ``example``. Its transactions that wait
-               together share a COMMIT; the rival's are one by one.
+``example``    the example's handler as it is, with a rival that does what it does: a transaction is one visit to the
+               thread. Ours that wait together share a COMMIT; the rival's are one by one.
+``awaiting``   each statement is awaited, on both sides; ours takes one message at a time.
 ``socket``     as ``example``, over Hypercorn and a socket. The clients share the processor with the server.
 ``deliver``    all of the example over a socket: its relay, its log and its consumers deliver the messages meanwhile, in
                several more transactions for each. The rival is that of ``socket``, which delivers nothing. No goal.
@@ -200,7 +198,7 @@ def probe(name: str, clients: int, measured: Callable[[Path, int, int], Awaitabl
 
 IN_PROCESS: dict[str, Serving] = {
     "example": ours.in_process,
-    "one_visit": partial(ours.in_process, kind=ours.OneVisitService),
+    "awaiting": partial(ours.in_process, kind=ours.AwaitingService),
     "rival": rival.in_process,
     "rival_awaiting": partial(rival.in_process, kind=rival.VisitForEach),
 }
@@ -231,8 +229,7 @@ def probes() -> list[Probe]:
 GOAL = 0.8  # ours in requests per second over theirs
 COMPARED = {
     "example": ("example", "rival", GOAL, "the example vs its handler without actors"),
-    "awaiting": ("example", "rival_awaiting", GOAL, "the example vs its handler, awaiting each statement"),
-    "one-visit": ("one_visit", "rival", GOAL, "its handler in one visit, many at a time, vs the same without actors"),
+    "awaiting": ("awaiting", "rival_awaiting", GOAL, "each statement awaited, vs the same without actors"),
     "socket": ("example_socket", "rival_socket", GOAL, "the example vs its handler without actors, over a socket"),
     "deliver": ("delivering", "rival_socket", None, "all of the example, delivering, vs the same, which does not"),
 }

@@ -17,11 +17,13 @@ import math
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from contextvars import Context
+from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, cast, overload
 
 import trio
+from outcome import Outcome
 
 from . import events
 from .actor import Actor
@@ -173,6 +175,20 @@ class Runtime:
         if self._simulation is not None:
             return await self._simulation.run_blocking(fn, args, limiter)
         return await trio.to_thread.run_sync(fn, *args, limiter=limiter)
+
+    def start_blocking(self, fn: Callable[[], R], deliver: Callable[[Outcome[R]], object]) -> None:
+        """Run blocking code in a worker thread; then call ``deliver(outcome)`` in the thread of this runtime.
+
+        As `run_blocking`, for who has no task to spare: it does not wait, and a cancel does not reach it. Two steps of
+        the event loop cheaper. `deliver` must not raise, and who starts this must live until it is called.
+        """
+        context = copy_context()
+        if self._simulation is not None:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._simulation.carry, partial(context.run, fn), deliver)
+            return
+        token = trio.lowlevel.current_trio_token()
+        trio.lowlevel.start_thread_soon(partial(context.run, fn), lambda outcome: token.run_sync_soon(deliver, outcome))
 
     @property
     def ready(self) -> bool:

@@ -1,7 +1,10 @@
 """The message service: accepts messages and reads what became of them.
 
 Accepting is one transaction: the message, and its announcement in the outbox. The idempotency key is a UNIQUE column in
-the same transaction, so a retry, however the first try ended, either finds the stored answer or stores it now."""
+the same transaction, so a retry, however the first try ended, either finds the stored answer or stores it now.
+
+Many messages are accepted at a time, each in one visit to the database's thread (`transact_sync`); those that wait
+there together share a COMMIT."""
 
 from __future__ import annotations
 
@@ -32,6 +35,8 @@ from .model import (
 )
 from .repository import Repository
 
+AT_ONCE = 64  # messages
+
 
 class MessageService(creche.Actor):
     """The author's actor: handles only, no state of its own."""
@@ -51,6 +56,7 @@ class MessageService(creche.Actor):
         plan(session.kind, session.members)
         await self._repository.save_session(session)
 
+    @creche.message(concurrency=AT_ONCE)
     async def send(self, session_id: str, request_id: str, request: SendMessage) -> Answer:
         """Store a message and announce it; or give the stored answer if this request has been accepted before.
 
@@ -59,7 +65,7 @@ class MessageService(creche.Actor):
         await self._check_may_post(request.user_id, session_id)
         message_id = await self._uid.snowflake()
         key = f"send_message:{request_id}"
-        answer = await self._db.transact(accept, message_id, session_id, key, request)
+        answer = await self._db.transact_sync(accept, message_id, session_id, key, request)
         self._log.debug("accepted", message_id=answer.message_id, session=session_id)
         return answer
 
@@ -97,16 +103,16 @@ class MessageService(creche.Actor):
         return await self._db.scalar(query) or 0
 
 
-async def accept(tx: c.db.Transaction, message_id: int, session_id: str, key: str, request: SendMessage) -> Answer:
+def accept(tx: c.db.SyncTransaction, message_id: int, session_id: str, key: str, request: SendMessage) -> Answer:
     """Store a message and its announcement, or find the answer that its key got before: one transaction."""
-    before = await tx.first(select(messages).where(messages.c.request_key == key))
+    before = tx.first(select(messages).where(messages.c.request_key == key))
     if before is not None:
         if (before.session_id, before.user_id, before.content) != (session_id, request.user_id, request.content):
             raise KeyConflict(key)
         return Answer(str(before.id))
     now = time.time()
     row = {"id": message_id, "request_key": key, "session_id": session_id, "created_at": int(now * 1e6)}
-    await tx.execute(insert(messages).values(**row, user_id=request.user_id, content=request.content))
+    tx.execute(insert(messages).values(**row, user_id=request.user_id, content=request.content))
     stored = StoredMessage(str(message_id), session_id, request.user_id, request.content, now)
-    await tx.publish(Message(TOPIC, msgspec.json.encode(stored), key=str(message_id).encode()))
+    tx.publish(Message(TOPIC, msgspec.json.encode(stored), key=str(message_id).encode()))
     return Answer(str(message_id))

@@ -8,10 +8,12 @@ from typing import TypeVar
 
 import pytest
 import trio
+from outcome import Outcome, Value
 from trio.testing import assert_checkpoints
 
 import creche
 from creche import testing
+from creche.runtime.context import baggage, carrying
 from tests.core.support import Boom
 
 R = TypeVar("R")
@@ -161,3 +163,42 @@ def test_an_impossible_blocking_time_is_refused(seconds: float) -> None:
 
     with pytest.raises(creche.SpecInvalid, match=f"blocking = {seconds}"):
         testing.run(blocks, blocking=lambda _: seconds)
+
+
+def delivered(runtime: creche.Runtime, fn: Callable[[], object]) -> trio.abc.ReceiveChannel[Outcome[object]]:
+    """What `start_blocking` delivers."""
+    send, receive = trio.open_memory_channel[Outcome[object]](1)
+    runtime.start_blocking(fn, send.send_nowait)
+    return receive
+
+
+async def test_started_blocking_code_runs_in_a_thread_and_its_outcome_is_delivered() -> None:
+    """Value or error, in the runtime's thread, without a task that waits; with the context of who started it."""
+    seen: list[object] = []
+
+    def fn() -> int:
+        seen.extend((threading.get_ident() != here, baggage()["trace_id"]))
+        return 1
+
+    here = threading.get_ident()
+    async with creche.open_runtime("blocking") as runtime:
+        with carrying(trace_id="t"):
+            first = delivered(runtime, fn)
+        assert await first.receive() == Value(1)
+        with pytest.raises(ZeroDivisionError):
+            (await delivered(runtime, lambda: 1 // 0).receive()).unwrap()
+    assert seen == [True, "t"]
+
+
+def test_started_blocking_code_is_inline_in_a_deterministic_run() -> None:
+    """It takes its time there, and no cancel reaches it: not even that of the whole tree."""
+
+    async def main() -> tuple[object, float]:
+        outcomes: list[object] = []
+        async with creche.open_runtime("blocking") as runtime:
+            runtime.start_blocking(threading.get_ident, outcomes.append)
+        return outcomes, trio.current_time()
+
+    outcomes, ended_at = testing.run(main, blocking=lambda _: 2.0)
+    assert outcomes == [Value(threading.get_ident())]
+    assert ended_at == 2.0

@@ -18,7 +18,7 @@ class AcknowledgesBeforeCommit(MessageService):
         return Answer(str(message_id))
 
     async def _store(self, message_id: int, session_id: str, request_id: str, request: SendMessage) -> None:
-        await self._db.transact(accept, message_id, session_id, f"send_message:{request_id}", request)
+        await self._db.transact_sync(accept, message_id, session_id, f"send_message:{request_id}", request)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ class Access:
     async def queue_up(self, job: Job, line_of: Callable[[DbLease], Line] = writer) -> Any:
         """Wait for the job's turn and its outcome, through all lives of the actor."""
         left: Line | None = None
+        await trio.lowlevel.checkpoint_if_cancelled()  # the last moment at which it is sure that nothing is begun
         while True:
             try:
                 lease = await self.lease()
@@ -89,6 +90,7 @@ class Access:
     async def step(self, turn: Turn, line: Line, work: Work) -> Any:
         """Do the next step of the open transaction."""
         job = Job(work, turn)
+        await trio.lowlevel.checkpoint_if_cancelled()
         return await self._timed(line, job, lambda job: line.wait_for_step(turn, job))
 
     async def _timed(self, line: Line, job: Job, wait: Callable[[Job], Any]) -> Any:

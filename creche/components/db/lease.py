@@ -33,7 +33,7 @@ class DbLease:
         self.deadlines = deadlines
         self.transaction_timeout = transaction_timeout
         self.writer = Line(path)
-        self.reader = Line(path, readers) if readers else self.writer
+        self.reader = Line(path) if readers else self.writer
         self.outbox_changed = trio.Event()
 
     def __repr__(self) -> str:

@@ -3,10 +3,10 @@
 Theory of operation
 -------------------
 SQLite works one visit to a thread at a time, so what costs is the visit, not the statement. A caller therefore does not
-send a message: it puts a `Job` into the line that the present incarnation lends to its handles, and parks. A worker of
-the actor takes what waits together and carries it through the thread in one visit. That is how concurrency of callers
-becomes throughput, and why the contract about cancels can be stricter than that of a message: a caller leaves when it
-is known whether its job was done.
+send a message: it puts a `Job` into the line that the present incarnation lends to its handles, and parks. A connection
+that has nothing to do goes to the thread with it at once; one that is there takes along all that has come meanwhile
+when it goes again (see `visits`). That is how concurrency of callers becomes throughput, and why the contract about
+cancels can be stricter than that of a message: a caller leaves when it is known whether its job was done.
 
 * A job that **waits** leaves the line at once when its caller is cancelled or out of time: it was never executed.
 * A job that is **taken** is marked as abandoned. The thread interrupts it, or has already done it; either way its
@@ -17,7 +17,7 @@ is known whether its job was done.
   successor's, and wakes the one behind it. So everybody moves over in order and nobody waits for a dead incarnation.
   (If all were woken at once, Trio would run them in random order.)
 
-Everything here runs in the Trio thread, and nothing but `Line.wait` and `Line.take` awaits. The thread only reads
+Everything here runs in the Trio thread, and nothing but who waits awaits. The thread only reads
 `Job.abandoned`, and writes `Job.outcome` of the jobs that it was given.
 """
 
@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 import trio
 from outcome import Error, Outcome, Value, capture
@@ -113,7 +113,7 @@ class Turn:
         self.path = path
         self.task = trio.lowlevel.current_task()
         self.lost: LostReason | None = None
-        self.step: Job | None = None  # under way, or waiting for the worker
+        self.step: Job | None = None  # under way, or waiting for the connection
         self.begun = False
         self.published = False  # something, in one of its steps
         self._deadlines = deadlines
@@ -171,18 +171,29 @@ class Turn:
             self._timer = None
 
 
+class Server(Protocol):
+    """One connection that serves a line. Its methods neither block nor raise."""
+
+    def go(self) -> bool:
+        """Begin with what waits. False: it is busy, or there is nothing to do."""
+        ...
+
+    def line_closed(self) -> None:
+        """There will be nothing more to do."""
+        ...
+
+
 @final
 class Line:
     """Who waits for one connection, or for any of several that serve the same line."""
 
-    def __init__(self, path: str, workers: int = 1) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         self.closed = False
         self.turn: Turn | None = None  # whose transaction is open
         self.untidy = False  # a transaction is open that nobody owns any more
-        self._workers = workers
+        self._servers: list[Server] = []
         self._waiting: deque[Job] = deque()
-        self._idle = trio.lowlevel.ParkingLot()
         self._everyone_gone = trio.Event()
         self._draining = False
         self._dissolved = False
@@ -202,13 +213,13 @@ class Line:
     async def wait(self, job: Job) -> Any:
         """Queue up and wait for the outcome; `MOVED` if the line ended before the job was taken."""
         self._waiting.append(job)
-        self._idle.unpark()
+        self._wake()
         return await self._park(job)
 
     async def wait_for_step(self, turn: Turn, job: Job) -> Any:
         """The next step of the open transaction."""
         turn.step = job
-        self._idle.unpark()
+        self._wake()
         return await self._park(job)
 
     async def _park(self, job: Job) -> Any:
@@ -242,23 +253,24 @@ class Line:
         job.task = job.task if job.late else None
         self._check_for_the_last()
 
-    # --- workers ------------------------------------------------------------------------------------------------------
+    # --- connections --------------------------------------------------------------------------------------------------
 
-    async def take(self, limit: int) -> list[Job] | None:
-        """What to do next, in one visit; empty if there is only something to tidy up. None: the line is closed."""
-        while not self.closed:
-            jobs = self._next(limit)
-            if jobs or self.untidy:
-                return jobs
-            await self._idle.park()
-        return None
+    def served_by(self, server: Server) -> None:
+        """One more connection for this line."""
+        self._servers.append(server)
 
-    def _next(self, limit: int) -> list[Job]:
+    def _wake(self) -> None:
+        for server in self._servers:
+            if server.go():
+                return
+
+    def take(self, limit: int) -> list[Job]:
+        """What to do next, in one visit."""
         if self.turn is not None:
             step = self.turn.step
             return self._taken([step]) if step is not None and not step.taken else []
         jobs: list[Job] = []
-        share = min(limit, ceil(len(self._waiting) / self._workers))
+        share = min(limit, ceil(len(self._waiting) / len(self._servers)))
         while self._waiting and len(jobs) < share and (not jobs or self._waiting[0].work.shares):
             jobs.append(self._waiting.popleft())
             if not jobs[-1].work.shares:
@@ -297,11 +309,11 @@ class Line:
         """The open transaction has ended, or has been abandoned."""
         self.turn = None
         self.untidy = self.untidy or roll_back
-        self._idle.unpark()
+        self._wake()
         self._check_for_the_last()
 
     def done(self, count: int) -> None:
-        """A worker is through with so many of those that it took."""
+        """So many of those that were taken are through."""
         self._in_hand -= count
         self._check_for_the_last()
 
@@ -323,10 +335,11 @@ class Line:
         self._everyone_gone.set()
         if self.turn is not None:
             self.turn.lose("crash")
-        self._idle.unpark_all()
+        for server in self._servers:
+            server.line_closed()
 
     def dissolve(self) -> None:
-        """The workers have ended: those who still wait go to the successor's line, one after the other. Idempotent."""
+        """The connections have ended: who still waits goes to the successor's line, one after the other. Idempotent."""
         if not self._dissolved:
             self._dissolved = True
             self.pass_on()

@@ -26,7 +26,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
-import trio
 from outcome import Error, Outcome, Value
 
 from ...runtime.errors import ConfigInvalid
@@ -97,6 +96,7 @@ class Sqlite:
         self._raw: sqlite3.Connection | None = None
         self._job: Job | None = None  # what may be interrupted
         self._visitor: int | None = None  # the thread that is in here
+        self.ending = False  # set in the Trio thread: give up what can be given up, and begin nothing more
 
     # --- opening and closing ------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Sqlite:
             self._do_together(jobs, until)
         for number, job in enumerate(jobs):
             if job.outcome is None and (number == 0 or self._clock() < until):
-                if _ending() and not (job.work.inside and job.work.commit):
+                if self.ending and not (job.work.inside and job.work.commit):
                     return
                 self._job = job
                 job.outcome = self._alone(job)
@@ -272,7 +272,7 @@ class Sqlite:
             outcomes.append((job, self._undoable_part(job)))
             if not raw.in_transaction:
                 return  # the database has rolled all of them back
-            if self._clock() > until or _ending():
+            if self._clock() > until or self.ending:
                 break
         if self._commit_group(raw):
             for job, outcome in outcomes:
@@ -380,13 +380,13 @@ class Sqlite:
     # --- cancels and errors -------------------------------------------------------------------------------------------
 
     def _check(self, job: Job) -> None:
-        if job.abandoned or _ending():
+        if job.abandoned or self.ending:
             raise Interrupted
 
     def _look_for_cancel(self) -> int:
         """SQLite's progress handler: anything but 0 ends the statement with SQLITE_INTERRUPT."""
         job = self._job
-        return int(job is not None and (job.abandoned or _ending()))
+        return int(job is not None and (job.abandoned or self.ending))
 
     def _was_interrupted(self, error: Exception) -> bool:
         code = getattr(driver_error(error), "sqlite_errorcode", 0)
@@ -398,17 +398,6 @@ class Sqlite:
         if job.work.function is not None and driver_error(error) is None:
             return Error(error)  # the author's own
         return Error(self._faults.translated(error, nothing_done=nothing_done))
-
-
-def _ending() -> bool:
-    """Whether the worker that waits for this thread has been cancelled: the incarnation ends."""
-    try:
-        trio.from_thread.check_cancelled()
-    except trio.Cancelled:
-        return True  # nothing is swallowed: the worker meets its Cancelled at its next checkpoint
-    except RuntimeError:
-        pass  # no Trio worker thread: a deterministic runtime runs blocking work inline
-    return False
 
 
 def _fetched(cursor: CursorResult[*tuple[Any, ...]], limit: int | None) -> Result:

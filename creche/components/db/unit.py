@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 A transaction queues up (see `line`) with its first statement, which carries BEGIN along. Its turn lasts until COMMIT or
-its end, so it costs one visit to the worker thread per statement and one for COMMIT. Messages published in between
+its end, so it costs one visit to the thread per statement and one for COMMIT. Messages published in between
 travel with whichever visit is next. One that has executed nothing costs no visit; one that has only published, one.
 
 How a transaction ends, by who ends it:
@@ -11,8 +11,8 @@ How a transaction ends, by who ends it:
 * The body ends: COMMIT is sent under a shield, so that its outcome is known. A caller that is cancelled before that is
   rolled back; one that is cancelled while COMMIT is under way has its commit, and meets its Cancelled at its next
   checkpoint.
-* The body raises, or is cancelled: the turn is given back, which needs no await, and the worker rolls back before it
-  serves anybody else.
+* The body raises, or is cancelled: the turn is given back, which needs no await, and the connection rolls back
+  before it serves anybody else.
 * The turn is taken away (crash, timeout): the body is cancelled by the transaction's own scope, and `TransactionLost`
   is raised in its place.
 * A statement is cancelled (by a timeout around it, in the body): the transaction is lost with it; its next statement

@@ -1,4 +1,4 @@
-"""What travels between the handle, the actor and the worker threads."""
+"""What travels between the handle, the line and the threads."""
 
 from __future__ import annotations
 

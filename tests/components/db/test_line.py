@@ -18,10 +18,13 @@ STEP = Work(inside=True)
 
 
 class Scene:
-    """A line, and what came of those who queued up."""
+    """A line whose connections only note that there may be something to do, and what came of those who queued up."""
 
-    def __init__(self, workers: int = 1) -> None:
-        self.line = Line("root/db", workers)
+    def __init__(self, servers: int = 1) -> None:
+        self.line = Line("root/db")
+        for _ in range(servers):
+            self.line.served_by(self)
+        self.something = trio.Event()
         self.deadlines = Deadlines()
         self.lost: list[LostReason] = []
         self.results: dict[str, object] = {}
@@ -31,7 +34,20 @@ class Scene:
         self.results[name] = await self.line.wait(Job(work, turn))
 
     async def taken(self, limit: int = 100) -> list[Job]:
-        return await self.line.take(limit) or []
+        """What a connection takes as soon as there is something for it."""
+        while True:
+            self.something = trio.Event()
+            jobs = self.line.take(limit)
+            if jobs or self.line.untidy:
+                return jobs
+            await self.something.wait()
+
+    def go(self) -> bool:
+        self.something.set()
+        return True
+
+    def line_closed(self) -> None:
+        self.something.set()
 
     def do(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -62,9 +78,9 @@ async def test_units_are_taken_together_and_a_transaction_by_itself() -> None:
 
 
 async def test_the_limit_of_a_visit_and_the_share_of_several_workers() -> None:
-    """One worker takes all up to the limit; several divide what waits."""
-    for workers, limit, share in ((1, 100, 6), (1, 4, 4), (3, 100, 2)):
-        it = Scene(workers)
+    """One connection takes all up to the limit; several divide what waits."""
+    for servers, limit, share in ((1, 100, 6), (1, 4, 4), (3, 100, 2)):
+        it = Scene(servers)
         async with trio.open_nursery() as nursery:
             for name in "abcdef":
                 nursery.start_soon(it.queue_up, name)
@@ -172,7 +188,7 @@ async def test_when_the_line_ends_those_who_wait_move_on_one_after_the_other() -
             nursery.start_soon(it.queue_up, name)
             await wait_all_tasks_blocked()
         it.line.close()
-        assert await it.line.take(1) is None
+        assert it.line.closed
         it.line.dissolve()
         it.line.dissolve()  # as often as one likes
         for moved in ("a", "ab", "abc"):

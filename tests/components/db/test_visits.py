@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 import creche
 from creche.components import db as component
 from creche.components.db import sqlite as component_sqlite
+from creche.components.db.line import Job
 from creche.testing import run as run_deterministically
 
 from .support import ENDLESS, ITEMS, METADATA, PARTS, begin_and_hold, config, item, names, raw, running
@@ -235,6 +236,71 @@ async def test_several_reads_in_one_go_see_one_moment(tmp_path: Path) -> None:
     async with running(tmp_path) as (_, db):
         assert await db.reader.transact_sync(look_twice) == (0, 0)
         assert await names(db) == ["x"]
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of all tasks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+    async def of(self, work: Work) -> int:
+        before = self.count
+        trio.lowlevel.add_instrument(self)
+        await work()
+        trio.lowlevel.remove_instrument(self)
+        return self.count - before
+
+
+async def test_a_lone_job_takes_no_other_task_s_time(tmp_path: Path) -> None:
+    """Its caller goes to the thread itself, in fewer steps than `trio.to_thread.run_sync`; in a transaction, too."""
+    steps = Steps()
+    async with running(tmp_path) as (_, db):
+        bare = await steps.of(lambda: trio.to_thread.run_sync(int))
+        assert await steps.of(adding(db, "a")) < bare
+        async with db.transaction() as tx:
+            await tx.execute(item("b"))
+            assert await steps.of(lambda: tx.execute(item("c"))) < bare
+
+
+async def test_a_visit_that_fails_crashes_the_actor_and_its_caller_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a bug, so nobody knows what is stored; the next incarnation serves those who waited."""
+    bugs = [RuntimeError("a bug")]
+    visit = component_sqlite.Sqlite.visit
+
+    def failing(self: component_sqlite.Sqlite, jobs: Sequence[Job], roll_back: bool = False) -> None:
+        if jobs and bugs:
+            raise bugs.pop()
+        visit(self, jobs, roll_back)
+
+    monkeypatch.setattr(component_sqlite.Sqlite, "visit", failing)
+    async with running(tmp_path) as (_, db):
+        with pytest.raises(creche.OutcomeUnknown) as caught:
+            await db.execute(item("a"))
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        await db.execute(item("b"))
+        assert (await db.statistics()).incarnation == 2
+        assert await names(db) == ["b"]
+
+
+async def test_without_a_thread_to_be_had_callers_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may be out of threads; the actor crashes of it, and is there again when there are some."""
+
+    def none_left(*_args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with running(tmp_path) as (_, db):
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.lowlevel, "start_thread_soon", none_left)
+            with pytest.raises(creche.OutcomeUnknown):
+                await db.execute(item("a"))
+        await db.execute(item("b"))
+        assert await names(db) == ["b"]
 
 
 async def test_the_readers_may_be_none(tmp_path: Path) -> None:
