@@ -13,6 +13,8 @@ Tasks of one incarnation, all in one nursery of its lifespan, for they go on whi
   waking it. Handlers that are slow are backpressure: a partition that holds its share of `max_fetched` is not fetched.
 * The *processor* (see `processing`) runs the handlers.
 * The *committer* tells the log how far each partition is done, after so many records or so much time, and at a stop.
+  At a crash what is done is told by a cast, which outlives its sender: it is in the log's mailbox before the next
+  incarnation asks where to go on.
 
 Only what is contiguously done is ever committed (see `progress`), so whatever dies, at any moment, what is not done is
 delivered again.
@@ -24,7 +26,7 @@ up.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Literal, ParamSpec, TypeVar, cast, final
@@ -199,11 +201,14 @@ class ConsumerActor(Actor):
     async def lifespan(self) -> AsyncGenerator[None]:
         """Reads from the start on. At a stop: handlers that run may end, and what is done is committed."""
         self.context.grant(_Counted(self._processor.counters, self._partitions))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._consume)
-            yield
-            await self._drain()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._consume)
+                yield
+                await self._drain()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._commit_at_last()
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -423,9 +428,12 @@ class ConsumerActor(Actor):
             self._undone.clear()
             self._enough.clear()
             self._uncommitted = 0
-            due = {place: partition.window.done for place, partition in self._partitions.items() if partition.is_due()}
+            due = self._due()
             if due:
                 await self._commit_these(due)
+
+    def _due(self) -> dict[TopicPartition, int]:
+        return {place: partition.window.done for place, partition in self._partitions.items() if partition.is_due()}
 
     async def _commit_these(self, offsets: dict[TopicPartition, int]) -> None:
         counters, partitions = self._processor.counters, dict(self._partitions)
@@ -436,8 +444,7 @@ class ConsumerActor(Actor):
             self._undone.set()
             raise
         counters.commits += 1
-        for place, offset in offsets.items():
-            partitions[place].committed = offset  # of what was refused nothing more will be committed either
+        _note_committed(partitions, offsets)  # of what was refused nothing more will be committed either
         if refused:
             self._regroup.set()
 
@@ -459,8 +466,19 @@ class ConsumerActor(Actor):
             async with self._grouping, self._committing:
                 due = {place: partition.window.done for place, partition in self._partitions.items()}
                 await self._member.leave(due)
+                _note_committed(self._partitions, due)
         except (CallFailed, Unavailable):
-            pass  # the records will be delivered again, and the session will run out
+            pass  # the session will run out
+
+    def _commit_at_last(self) -> None:
+        """At a crash, or when the log did not answer at the stop: leave word of what is done.
+
+        Commits that waited at the log were taken back when those who had sent them were cancelled. Without this one,
+        a consumer that dies sooner each time than the log gets round to its commits would never come any further.
+        """
+        due = self._due()
+        if due:
+            self._member.commit_nowait(due)  # before the next incarnation can ask where to go on
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -505,6 +523,11 @@ class _Counted:
 
     def revoke(self) -> None:
         """See `Lease`. The numbers are as they are."""
+
+
+def _note_committed(partitions: Mapping[TopicPartition, Partition], offsets: Mapping[TopicPartition, int]) -> None:
+    for place, offset in offsets.items():
+        partitions[place].committed = offset
 
 
 def _place_of(record: Received) -> TopicPartition:

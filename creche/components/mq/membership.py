@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 import msgspec
+import trio
 
+from ...runtime.errors import CallFailed
 from ...runtime.handle import Handle
 from .actor import Clock, LogActor, LogLease, Tail
 from .config import Config
@@ -80,6 +82,13 @@ class Membership:
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> list[TopicPartition]:
         """The group goes on from these offsets. Returns those that are lost: they were not changed. May be repeated."""
         return await self._log.call(LogActor.commit, self._group, self._with_tokens(offsets))
+
+    def commit_nowait(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """The same from somebody who is about to end and cannot wait. Without effect if the log takes no messages."""
+        try:
+            self._log.cast_nowait(LogActor.commit, self._group, self._with_tokens(offsets))
+        except (CallFailed, trio.WouldBlock):
+            pass  # the records will be delivered again
 
     async def offset_at(self, place: TopicPartition, time: float) -> int:
         """The offset of the first record from `time` on, in seconds since the epoch; the next one if there is none."""
