@@ -35,6 +35,7 @@ from .runtime.errors import StartFailed as StartFailed
 from .runtime.errors import TreeFailed as TreeFailed
 from .runtime.errors import Unavailable as Unavailable
 from .runtime.handle import Handle as Handle
+from .runtime.intensity import Intensity as Intensity
 from .runtime.monitors import MonitorEvent as MonitorEvent
 from .runtime.names import GroupChange as GroupChange
 from .runtime.runtime import Runtime as Runtime
@@ -44,8 +45,8 @@ from .runtime.spec import Spec as Spec
 from .runtime.spec import child as child
 from .supervisors.app import App as App
 from .supervisors.app import Running as Running
-from .supervisors.budget import Intensity as Intensity
 from .supervisors.opening import open_runtime as open_runtime
+from .supervisors.spec import check_spec as check_spec
 from .supervisors.spec import supervisor as supervisor
 
 __version__ = "0.1.0.dev0"

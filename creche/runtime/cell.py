@@ -277,6 +277,18 @@ class Cell(Handling):
         self.refusal = refusal
         self._refuse_calls("crash", self.restart_in())
 
+    def refuse_as_parked(self, parked: Node) -> None:
+        """See `Node`. Casts that were accepted stay."""
+        if self.want is Want.DRAIN or self.state is State.STOPPED:
+            return  # they have been told already
+
+        def refusal() -> CallFailed:
+            return NotDelivered(self.path, "parked", parked.restart_in())
+
+        self._lose_patience_no_more()
+        self.refusal = refusal
+        self._refuse_calls("parked", parked.restart_in())
+
     def _abandon(self) -> None:
         self._revoke_lease()
         self._lose_hand(None)

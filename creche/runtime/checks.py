@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from .errors import SpecInvalid
 
@@ -38,3 +39,10 @@ def require_seconds(name: str, value: object, *, above_zero: bool = False, or_ne
 def require_type(owner: object, name: str, kind: type[object]) -> None:
     """Raise `SpecInvalid` unless the field `name` of `owner` is a `kind`."""
     require(owner, name, isinstance(getattr(owner, name), kind), f"a creche.{kind.__name__}")
+
+
+def require_texts(owner: object, name: str, fix: str) -> None:
+    """Raise `SpecInvalid` unless the field `name` of `owner` is a tuple of texts."""
+    values: object = getattr(owner, name)
+    texts = isinstance(values, tuple) and all(isinstance(value, str) for value in cast("tuple[object, ...]", values))
+    require(owner, name, texts, fix)

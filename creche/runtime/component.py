@@ -114,6 +114,9 @@ class ComponentSpec(Spec[C], Generic[C]):
         yield from self.needs
         yield from self.inner.dependencies()
 
+    def check(self) -> None:
+        self.inner.check()
+
     def configured(self, configs: Configs) -> Self:
         own_name = self.child_options.name or self.name
         section = self.section if self.section and own_name == self.name else own_name

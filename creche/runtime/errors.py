@@ -15,11 +15,15 @@ exception object raised in a thousand tasks grows a traceback of three thousand 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import trio
 
 from .config_fields import masked
+
+if TYPE_CHECKING:
+    from .intensity import Intensity
 
 NotDeliveredReason = Literal["crash", "overflow", "expired", "parked", "stuck", "closed", "not_sent"]
 
@@ -213,20 +217,45 @@ class IncarnationEnded(CrecheError):
         self.path = path
 
 
+@dataclass(frozen=True, slots=True)
+class Crashes:
+    """How often the actor or supervisor at `path` died of the same: `error`, one line. At most 16 are remembered."""
+
+    path: str
+    error: str
+    times: int
+
+
 class IntensityExceeded(CrecheError):
     """A supervisor gave up: its children crashed more than `restarts` times in `window` seconds.
 
-    `history` holds one line per crash, oldest first, with the seconds since the runtime was opened; `__cause__` is the
-    last one.
+    `child` is the path of the one whose own budget was spent; None if it was the supervisor's. `history` holds one line
+    per crash, oldest first, with the seconds since the runtime was opened; `crashes` counts them by child and error, in
+    start order; `__cause__` is the last one.
     """
 
-    def __init__(self, path: str, restarts: int, window: float, history: tuple[str, ...]) -> None:
-        lines = "".join(f"\n  {line}" for line in history)
-        super().__init__(f"{path}: more than {restarts} restarts in {window:g} s{lines}")
+    def __init__(
+        self,
+        path: str,
+        intensity: Intensity,
+        history: tuple[str, ...],
+        *,
+        child: str | None = None,
+        crashes: tuple[Crashes, ...] = (),
+    ) -> None:
         self.path = path
-        self.restarts = restarts
-        self.window = window
+        self.restarts = intensity.restarts
+        self.window = intensity.window
         self.history = history
+        self.child = child
+        self.crashes = crashes
+        super().__init__("".join([f"{path}: {self.reason}", *(f"\n  {line}" for line in history)]))
+
+    @property
+    def reason(self) -> str:
+        """Which budget was spent, as text."""
+        whose = "" if self.child is None else f" of {self.child}"
+        return f"more than {self.restarts} restarts{whose} in {self.window:g} s"
 
 
 class StartFailed(CrecheError):

@@ -59,6 +59,29 @@ class Restarting(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Parked(Event):
+    """It has crashed too often, or failed a trial: its callers are refused, and it is tried in `delay` seconds.
+
+    `restarts` counts all so far, the coming one included.
+    """
+
+    delay: float
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unparked(Event):
+    """What had been parked has been healthy for long enough, and is an ordinary child again."""
+
+
+@dataclass(frozen=True, slots=True)
+class AutoShutdown(Event):
+    """A supervisor stops itself because its significant children have ended; `child` is the path of the last one."""
+
+    child: str
+
+
+@dataclass(frozen=True, slots=True)
 class GroupRestart(Event):
     """A supervisor restarts several children because one of them crashed. `children` in start order."""
 

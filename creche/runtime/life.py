@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .spec import ChildOptions
 
 NOT_YET = -1.0
+_DOWN = (State.DOWN, State.PARKED)
 CRASHES_PER_PASS = 16  # some 10 µs each: what others wait for them is bounded as by the messages per wake (measured)
 
 
@@ -107,7 +108,7 @@ class Life(Node):
                 if life.state in ALIVE:  # else its end has been judged in the moment when it came
                     life._after(await life._wind_up(failure))
                 del failure  # this frame is in its traceback: together they would make a cycle at each crash
-                if life.state is State.DOWN and life.streak % CRASHES_PER_PASS == 0:
+                if life.state in _DOWN and life.streak % CRASHES_PER_PASS == 0:
                     # Whatever crashes in a row and awaits nothing in between must not starve the others.
                     await checkpoint()
         except BaseException:
@@ -227,9 +228,14 @@ class Life(Node):
         if delay and not self._held:
             Timer(self.runtime.deadlines, self._restart_at, self.wake)
         self._went_down(delay)
-        self.move(State.WAITING if self._held else State.DOWN)
+        if verdict is Verdict.PARK:
+            self.move(State.PARKED)
+            self.refuse_as_parked(self)
+        else:
+            self.move(State.WAITING if self._held else State.DOWN)
         if self.runtime.events.on:
-            self.emit(events.Restarting, delay, self.restarts)
+            kind = events.Parked if verdict is Verdict.PARK else events.Restarting
+            self.emit(kind, delay, self.restarts)
 
     def bad_stop(self, failure: Exception) -> None:
         """An error while being stopped: no crash, but not lost either."""
@@ -258,7 +264,7 @@ class Life(Node):
         self._held = self._held or want is Want.PAUSE
         if self.state in (State.RUNNING, State.STARTING):
             self.move(State.STOPPING)
-        elif self.state is State.DOWN and want is Want.PAUSE:
+        elif self.state in _DOWN and want is Want.PAUSE:
             self.move(State.WAITING)
         self.wake()
 
@@ -289,6 +295,6 @@ class Life(Node):
         return self._task
 
     def restart_in(self) -> float | None:
-        """Seconds until the next incarnation may start; None if that is not known."""
+        """See `Node`."""
         left = self._restart_at - trio.current_time()
         return left if left > 0 and not self._held else None

@@ -36,6 +36,7 @@ class State(enum.Enum):
     STARTING = "starting"
     RUNNING = "running"
     DOWN = "down"  # crashed, a successor is due
+    PARKED = "parked"  # crashed too often, it will be tried again later
     WAITING = "waiting"  # for its group to be restarted
     STOPPING = "stopping"
     SUSPENDED = "suspended"  # its task has ended, its mail is kept, it may run again
@@ -46,9 +47,10 @@ _S = State
 # Who may follow whom. A state that can be left to nothing is the end.
 TRANSITIONS: dict[State, frozenset[State]] = {
     _S.NEW: frozenset({_S.STARTING, _S.STOPPED, _S.SUSPENDED}),
-    _S.STARTING: frozenset({_S.RUNNING, _S.STOPPING, _S.DOWN, _S.WAITING, _S.SUSPENDED, _S.STOPPED}),
-    _S.RUNNING: frozenset({_S.STOPPING, _S.DOWN, _S.WAITING, _S.SUSPENDED, _S.STOPPED}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.STOPPING, _S.DOWN, _S.PARKED, _S.WAITING, _S.SUSPENDED, _S.STOPPED}),
+    _S.RUNNING: frozenset({_S.STOPPING, _S.DOWN, _S.PARKED, _S.WAITING, _S.SUSPENDED, _S.STOPPED}),
     _S.DOWN: frozenset({_S.STARTING, _S.WAITING, _S.STOPPING, _S.SUSPENDED, _S.STOPPED}),
+    _S.PARKED: frozenset({_S.STARTING, _S.WAITING, _S.STOPPING, _S.SUSPENDED, _S.STOPPED}),
     _S.WAITING: frozenset({_S.STARTING, _S.STOPPING, _S.SUSPENDED, _S.STOPPED}),
     _S.STOPPING: frozenset({_S.WAITING, _S.SUSPENDED, _S.STOPPED}),
     _S.SUSPENDED: frozenset({_S.STARTING, _S.STOPPED}),
@@ -73,6 +75,7 @@ class Verdict(enum.Enum):
 
     RESTART = "restart"  # after a delay
     REGROUP = "regroup"  # wait at the gate until the group is restarted
+    PARK = "park"  # it has crashed too often: try it again after a longer delay
     SUSPEND = "suspend"  # the supervisor itself is going down
     STOP = "stop"  # this child is done
 
@@ -210,6 +213,20 @@ class Node(ABC):
     @abstractmethod
     def children(self) -> Sequence[Node]:
         """Child nodes in start order."""
+
+    def refuse_as_parked(self, parked: Node) -> None:
+        """It, or a supervisor above it, is parked: callers are refused at once."""
+        for child in self.children():
+            child.refuse_as_parked(parked)
+
+    def restart_in(self) -> float | None:
+        """Seconds until the next incarnation may start; None if that is not known."""
+        return None
+
+    @property
+    def ended_by_itself(self) -> bool:
+        """Of one that has stopped: whether nobody had asked it to."""
+        return self.want is Want.NOTHING
 
     def waiters(self) -> Iterator[Waiter]:
         """All handlers that are at work in it and below, lifespans included."""

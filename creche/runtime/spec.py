@@ -25,15 +25,17 @@ from typing import (
 from .actor import Actor
 from .backoff import Backoff
 from .cell import Cell
-from .checks import require, require_number, require_one_of, require_type
+from .checks import require, require_number, require_one_of, require_texts, require_type
 from .context import ActorContext
 from .errors import SpecInvalid
 from .handle import Handle
+from .intensity import Intensity
 from .names import require_label
+from .node import Node
 
 if TYPE_CHECKING:
     from .config import Config
-    from .node import Node, Parent
+    from .node import Parent
     from .runtime import Runtime
 
 P = ParamSpec("P")
@@ -45,11 +47,13 @@ H_co = TypeVar("H_co", covariant=True)
 Restart = Literal["permanent", "transient", "temporary"]
 Overflow = Literal["wait", "reject", "drop_oldest", "drop_newest", "latest_by_key"]
 WhileDown = Literal["wait", "reject"]
+OnExhausted = Literal["escalate", "park", "stop"]
 Environment = Literal["development", "production"]
 Layer = Literal["foundation", "infrastructure", "governance", "service", "edge"]
 LAYERS: tuple[Layer, ...] = ("foundation", "infrastructure", "governance", "service", "edge")
 NAME_RULE = "one or more letters, digits, '_', '-' or '.'"
 _BACKOFF = Backoff()
+_PROBE = Backoff(first=5.0, cap=300.0, free=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,20 @@ class ChildOptions:
     register
         A name for the whole runtime, under which `Names.whereis` finds the actor; `NameTaken` where it is made if
         another one has it.
+    intensity
+        A budget of its own: how often it may be restarted. It is forgotten after healthy time, `backoff.reset_after`.
+        None: its restarts are charged to its supervisor's budget.
+    on_exhausted
+        What a budget that is spent does to it: its own one, or, for a supervisor, that of its children's restarts.
+        ``escalate``: whoever keeps the budget gives up. ``stop``: it is stopped for good. ``park``: it is down for
+        longer, its callers get ``NotDelivered("parked", retry_after)`` at once, and now and then it is tried again.
+    probe
+        When a parked child is tried: the delays grow from one failed trial to the next. One that stays up for
+        `probe.reset_after` is no longer parked.
+    significant
+        Whether its own end, not a stop from outside, counts for its supervisor's `auto_shutdown`.
+    depends_on
+        Names of siblings that it depends on, besides those whose handles it is given; for the strategy ``dependents``.
     """
 
     name: str | None = None
@@ -95,6 +113,11 @@ class ChildOptions:
     shutdown: float = 5.0
     layer: Layer | None = None
     register: str | None = None
+    intensity: Intensity | None = None
+    on_exhausted: OnExhausted = "escalate"
+    probe: Backoff = _PROBE
+    significant: bool = False
+    depends_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(self, "name", self.name is None or is_name(self.name), NAME_RULE)
@@ -107,8 +130,29 @@ class ChildOptions:
         require_label("register", "x" if self.register is None else self.register)
         for name in ("down_wait", "unwind_grace", "drain", "shutdown"):
             require_number(self, name)
+        if self.intensity is not None:
+            require_type(self, "intensity", Intensity)
+        require_one_of(self, "on_exhausted", ("escalate", "park", "stop"))
+        require_type(self, "probe", Backoff)
+        not_at_once = self.probe.first > 0 and not self.probe.free
+        require(self, "probe", not_at_once, "with first above 0 and free=0: what is parked is not tried at once")
+        require_one_of(self, "significant", (True, False))
+        require_texts(self, "depends_on", 'a tuple of names of siblings, as ("db",)')
+
+    def check(self, where: str) -> None:
+        """Raise `SpecInvalid` for what does not go together. `where` names the child."""
+        temporary = self.restart == "temporary"
+        for field_name, wrong, fix in (
+            ("significant", self.significant and self.restart == "permanent", _SIGNIFICANT),
+            ("intensity", self.intensity is not None and temporary, _NEVER_RESTARTED),
+            ("on_exhausted", self.on_exhausted != "escalate" and temporary, _NEVER_RESTARTED),
+        ):
+            if wrong:
+                raise SpecInvalid(f"{where}.{field_name}", getattr(self, field_name), fix)
 
 
+_SIGNIFICANT = 'a permanent child is restarted whenever it ends: use restart="transient" or "temporary"'
+_NEVER_RESTARTED = 'a temporary child is never restarted: leave it out, or use restart="transient" or "permanent"'
 DEFAULT_OPTIONS = ChildOptions()  # immutable, so all specs may have the same
 
 
@@ -127,6 +171,11 @@ class OptionValues(TypedDict, total=False):
     shutdown: float
     layer: Layer | None
     register: str | None
+    intensity: Intensity | None
+    on_exhausted: OnExhausted
+    probe: Backoff
+    significant: bool
+    depends_on: tuple[str, ...]
 
 
 @runtime_checkable
@@ -186,6 +235,10 @@ class Spec(ABC, Generic[H_co]):
         """The same with what was left open filled in."""
         return self
 
+    def check(self) -> None:
+        """Raise `SpecInvalid` for options that do not go together, with each other or with the kind of child."""
+        self.child_options.check(name_of(self))
+
     @property
     def default_layer(self) -> Layer:
         """Where an `App` puts it unless its options say otherwise."""
@@ -243,6 +296,13 @@ class ActorSpec(Spec[Handle[A]], Generic[A]):
         yield from self.args
         yield from self.kwargs.values()
 
+    def check(self) -> None:
+        if self.rules is not DEFAULT_OPTIONS:
+            super().check()
+            if self.rules.on_exhausted != "escalate" and self.rules.intensity is None:
+                fix = "give it a budget of its own: intensity=creche.Intensity(restarts, window)"
+                raise SpecInvalid(f"{name_of(self)}.on_exhausted", self.rules.on_exhausted, fix)
+
 
 def child(cls: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorSpec[A]:
     """The spec of an actor that is constructed as ``cls(*args, **kwargs)``, anew for each incarnation.
@@ -284,6 +344,12 @@ def require_spec(where: str, value: object) -> None:
         f"creche.child({kind.__name__}, ...)" if issubclass(kind, Actor) else "creche.child(...), c.db.component()"
     )
     raise SpecInvalid(where, value, f"pass a spec: {examples}")
+
+
+def node_behind(handle: object) -> Node | None:
+    """The node that a handle reaches; None if it is not bound, or no handle at all."""
+    node = getattr(handle, "_node", None)
+    return node if isinstance(node, Node) else None
 
 
 def name_of(spec: Spec[Any]) -> str:

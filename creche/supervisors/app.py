@@ -35,11 +35,11 @@ from ..runtime.checks import require_seconds
 from ..runtime.config import Config
 from ..runtime.configuration import read_configuration
 from ..runtime.errors import ConfigInvalid, CrecheError, SpecInvalid
+from ..runtime.intensity import Intensity
 from ..runtime.node import still_there
 from ..runtime.runtime import Runtime, opened, raise_single
 from ..runtime.spec import LAYERS, Bindable, Environment, Layer, Spec, name_of, require_spec
 from ..runtime.tree import TreeNode
-from .budget import Intensity
 from .opening import STOP_WITHIN
 from .spec import SupervisorSpec, supervisor
 

@@ -1,28 +1,14 @@
-"""How many restarts are too many: pure policy, the clock is passed in."""
+"""The restarts that are left: pure policy, the clock is passed in."""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
-from ..runtime.checks import require, require_number
-
-
-@dataclass(frozen=True, slots=True)
-class Intensity:
-    """At most `restarts` restarts in `window` seconds; one more and the supervisor gives up. OTP's word and meaning."""
-
-    restarts: int = 3
-    window: float = 5.0
-
-    def __post_init__(self) -> None:
-        require_number(self, "restarts", whole=True)
-        require_number(self, "window")
-        require(self, "window", self.window > 0, "seconds, more than 0")
+from ..runtime.intensity import Intensity
 
 
 class Budget:
-    """The restarts of one supervisor within the window."""
+    """The restarts of one supervisor, or of one child, within the window."""
 
     def __init__(self, intensity: Intensity) -> None:
         self.intensity = intensity
@@ -36,5 +22,5 @@ class Budget:
         return len(self._charged) <= self.intensity.restarts
 
     def reset(self) -> None:
-        """A new incarnation of the supervisor starts with an empty count."""
+        """Forget what was charged: a new incarnation of the supervisor, or a child that has been healthy."""
         self._charged.clear()

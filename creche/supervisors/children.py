@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import checkpoint
 
+from ..runtime import events
 from ..runtime.life import Life
 from ..runtime.node import AT_REST, Node, Parent, State, Verdict, Want
 from ..runtime.spec import Spec, name_of
@@ -39,13 +40,24 @@ _AT_REST = {  # by what a child has been asked; only for a group restart is it e
 # Some 12 µs each, and some 7: what others wait for them is bounded as by the messages per wake (measured).
 STARTS_PER_PASS, ENDS_PER_PASS = 16, 32
 ENDED = (State.SUSPENDED, State.STOPPED)
-_STARTED = (State.RUNNING, State.DOWN, State.WAITING, *ENDED)
+_STARTED = (State.RUNNING, State.DOWN, State.PARKED, State.WAITING, *ENDED)
 
 
 class Children(Life):
     """The children of a supervisor, in start order."""
 
-    __slots__ = ("_awaited", "_due", "_dynamic", "_failure", "_first_starts", "_nodes", "_nursery", "rules")
+    __slots__ = (
+        "_awaited",
+        "_due",
+        "_dynamic",
+        "_failure",
+        "_finished",
+        "_first_starts",
+        "_nodes",
+        "_nursery",
+        "_specs",
+        "rules",
+    )
 
     def __init__(self, runtime: Runtime, parent: Parent, name: str, rules: SupervisorSpec) -> None:
         super().__init__(runtime, parent, name, rules.child_options)
@@ -57,17 +69,23 @@ class Children(Life):
         self._due: deque[Node] = deque()  # children that are being started in one pass, in order
         self._nodes: dict[str, Node] = {}  # name -> child, in start order
         self._dynamic: set[str] = set()  # names of the children started at run time
-        self._build(rules.children)
+        self._specs: dict[str, Spec[Any]] = {}  # of the children, for the strategy that asks what they depend on
+        self._finished = False  # it shuts itself down because its significant children have ended
 
     def _build(self, specs: Iterable[Spec[Any]]) -> None:
         try:
             for spec in specs:
-                name = name_of(spec)
-                self._nodes[name] = spec.build(self.runtime, self, name)
+                self._adopt(spec, name_of(spec))
         except BaseException:
             for node in self._nodes.values():
                 node.finalize(None)  # it may have registered a name
             raise
+
+    def _adopt(self, spec: Spec[Any], name: str) -> Node:
+        node = self._nodes[name] = spec.build(self.runtime, self, name)
+        if self.rules.strategy == "dependents":
+            self._specs[name] = spec
+        return node
 
     def children(self) -> Sequence[Node]:
         """See `Node`."""
@@ -191,7 +209,25 @@ class Children(Life):
         """Part of `Parent`."""
         if child.name in self._dynamic and self._nodes[child.name] is child:
             self._dynamic.remove(child.name)
+            self._specs.pop(child.name, None)
             del self._nodes[child.name]
+        if child.spec.significant and child.ended_by_itself and not self._leaving():
+            self._significant_ended(child)
+
+    def _significant_ended(self, child: Node) -> None:
+        if self.rules.auto_shutdown == "all_significant":
+            others = (node for node in self._nodes.values() if node.spec.significant)
+            if any(node.state is not State.STOPPED for node in others if node is not child):
+                return
+        self._finished = True
+        if self.runtime.events.on:
+            self.emit(events.AutoShutdown, child.path)
+        self.ask_to(Want.DRAIN)
+
+    @property
+    def ended_by_itself(self) -> bool:
+        """See `Node`."""
+        return self._finished or super().ended_by_itself
 
 
 def _in_start_steps(nodes: Sequence[Node]) -> Iterator[Sequence[Node]]:

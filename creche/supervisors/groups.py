@@ -9,6 +9,7 @@ one that comes while it is being started begins it anew.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,12 +17,16 @@ import trio
 from ..runtime import events
 from ..runtime.deadlines import Timer
 from ..runtime.node import Node, Parent, State, Want
+from ..runtime.spec import node_behind
 from .children import Children
-from .strategies import FIRST_OF_GROUP
+from .strategies import GROUP_OF, Strategy
 
 if TYPE_CHECKING:
     from ..runtime.runtime import Runtime
     from .spec import SupervisorSpec
+
+
+ALONE: tuple[Strategy, ...] = ("one_for_one", "dependents")  # a group of one restarts by itself
 
 
 class Groups(Children):
@@ -35,11 +40,32 @@ class Groups(Children):
         self._group_until = 0.0  # the time before which it must not start again
         self._pausing = False
 
-    def _join_group(self, crashed: Node, delay: float) -> None:
-        """Add the children that restart with `crashed` to the group, or begin one."""
-        nodes = list(self._nodes.values())
-        first = FIRST_OF_GROUP[self.rules.strategy](nodes.index(crashed))
-        self._group.update(node.name for node in nodes[first:])
+    def _group_of(self, crashed: Node) -> Sequence[str]:
+        """The names of those that restart with it, itself included, in start order."""
+        group_of = GROUP_OF.get(self.rules.strategy)
+        return (crashed.name,) if group_of is None else group_of(list(self._nodes), crashed.name, self._needs)
+
+    def _needs(self, name: str) -> Collection[str]:
+        """The siblings that a child depends on: whose handles it was given, or what they hold, or whom it names."""
+        needs = dict.fromkeys(self._nodes[name].spec.depends_on)
+        for dependency in self._specs[name].dependencies():
+            node: object = node_behind(dependency)
+            while isinstance(node, Node):
+                if node.parent is self:
+                    needs[node.name] = None
+                node = node.parent
+        return needs
+
+    def _restarts_alone(self, group: Sequence[str]) -> bool:
+        return len(group) == 1 and self.rules.strategy in ALONE
+
+    def _joins(self, group: Sequence[str]) -> bool:
+        """Whether a crash belongs to the group that is being paused."""
+        return self._pausing and not self._group.isdisjoint(group)
+
+    def _join_group(self, group: Sequence[str], delay: float) -> None:
+        """Add the children that restart together to the group, or begin one."""
+        self._group.update(group)
         self._group_until = max(self._group_until, trio.current_time() + delay)
         self.wake()
 
@@ -53,8 +79,11 @@ class Groups(Children):
             return
         if self.runtime.events.on:
             self.emit(events.GroupRestart, tuple(node.name for node in members))
-        for node in members:
-            if self._leaving() or self._group:
+        for place, node in enumerate(members):
+            if self._leaving():
+                return
+            if self._group:  # a crash meanwhile: its group and the rest of this one are begun anew
+                self._group.update(left.name for left in members[place:])
                 return
             await self._reopen(node)
 

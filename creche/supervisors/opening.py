@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 
 from ..runtime.checks import require_seconds
+from ..runtime.intensity import Intensity
 from ..runtime.runtime import Runtime, opened
-from .budget import Intensity
-from .spec import SupervisorSpec, require_supervisor, supervisor
+from .spec import SupervisorSpec, require_root, supervisor
 
 STOP_WITHIN = 30.0  # seconds; what container platforms grant by default
 
@@ -41,5 +41,5 @@ def open_runtime(
     """
     spec = supervisor("root", intensity=intensity) if root is None else root
     require_seconds("stop_within", stop_within, or_never=True)
-    require_supervisor("open_runtime(root=...)", spec)
+    require_root("open_runtime(root=...)", spec)
     return opened(Runtime(name, spec, seed=seed), stop_within)

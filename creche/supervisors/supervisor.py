@@ -42,6 +42,7 @@ class Supervisor(Restarts):
         super().__init__(runtime, parent, name, rules)
         self._final_cause: BaseException | None = None
         self._serial = 2  # of names made for children whose own name was taken
+        self._build(rules.children)
 
     def __repr__(self) -> str:
         return f"<supervisor {self.path} {self.state.value}, {len(self._nodes)} children, {self.restarts} restarts>"
@@ -49,9 +50,7 @@ class Supervisor(Restarts):
     # --- one incarnation --------------------------------------------------------------------------
 
     async def _incarnation(self) -> Exception | None:
-        self._failure = None
-        self._group.clear()
-        self._budget.reset()
+        self._start_afresh()
         async with trio.open_nursery() as self._nursery:
             if await self._start_all():
                 self._is_ready()
@@ -76,8 +75,9 @@ class Supervisor(Restarts):
         """See `Group`. Runs in the caller's task."""
         if self.state is not State.RUNNING or self._leaving():
             raise ActorStopped(self.path)
-        node = spec.build(self.runtime, self, self._free_name(spec))
-        self._nodes[node.name] = node
+        name = self._free_name(spec)
+        self.rules.check_child(spec, name, self._nodes)
+        node = self._adopt(spec, name)
         self._dynamic.add(node.name)
         self._spawn(node)
         place = PLACE.get()

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 import creche
 from creche.runtime.backoff import Backoff
 from creche.runtime.errors import InternalError
+from creche.runtime.intensity import Intensity
 from creche.runtime.life import Life
 from creche.runtime.node import AT_REST, TRANSITIONS, Node, State, one_line, stack_of, unwrap
-from creche.supervisors.budget import Budget, Intensity
-from creche.supervisors.strategies import FIRST_OF_GROUP
+from creche.supervisors.budget import Budget
+from creche.supervisors.strategies import GROUP_OF, Strategy
 from tests.core.support import Probe, cell_of, settle
 
 
@@ -89,10 +90,18 @@ def test_a_first_delay_of_zero_means_never_any_delay() -> None:
 
 
 def test_strategies_as_a_table() -> None:
-    """one_for_one restarts the crashed child alone; one_for_all from the first, rest_for_one from it, to the last."""
-    assert "one_for_one" not in FIRST_OF_GROUP
-    assert [FIRST_OF_GROUP["one_for_all"](n) for n in range(3)] == [0, 0, 0]
-    assert [FIRST_OF_GROUP["rest_for_one"](n) for n in range(3)] == [0, 1, 2]
+    """one_for_one restarts the crashed child alone; one_for_all from the first, rest_for_one from it, to the last;
+    dependents with all that depend on it over any number of steps, wherever they stand."""
+    assert "one_for_one" not in GROUP_OF
+
+    def groups(strategy: Strategy, needs: dict[str, str]) -> list[str]:
+        return ["".join(GROUP_OF[strategy]("abcd", crashed, lambda name: needs.get(name, ""))) for crashed in "abcd"]
+
+    assert groups("one_for_all", {}) == ["abcd"] * 4
+    assert groups("rest_for_one", {}) == ["abcd", "bcd", "cd", "d"]
+    assert groups("dependents", {}) == ["a", "b", "c", "d"]
+    assert groups("dependents", {"b": "a", "d": "b"}) == ["abd", "bd", "c", "d"]
+    assert groups("dependents", {"a": "c", "b": "a", "c": "d"}) == ["ab", "b", "abc", "abcd"]
 
 
 def test_every_state_has_its_row() -> None:

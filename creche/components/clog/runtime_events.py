@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ...runtime import events
-from .levels import DEBUG, ERROR, WARNING
+from .levels import DEBUG, ERROR, INFO, WARNING
 
 _OWN = frozenset(
     {"time", "path", "incarnation"}
@@ -16,6 +16,9 @@ _OWN = frozenset(
 _LINES: dict[type[events.Event], tuple[int, str]] = {
     events.Crashed: (ERROR, "actor crashed"),
     events.Restarting: (WARNING, "actor restarting"),
+    events.Parked: (ERROR, "parked: crashed too often"),
+    events.Unparked: (INFO, "healthy again after being parked"),
+    events.AutoShutdown: (INFO, "supervisor stops itself: its significant children have ended"),
     events.Escalated: (ERROR, "supervisor gave up"),
     events.Unstopped: (ERROR, "actor did not stop"),
     events.Stuck: (ERROR, "actor stuck"),

@@ -9,7 +9,7 @@ import trio
 
 import creche
 from creche.components import clog
-from creche.components.clog.levels import DEBUG, ERROR, WARNING
+from creche.components.clog.levels import DEBUG, ERROR, INFO, WARNING
 from creche.components.clog.runtime_events import describe
 from creche.runtime import events
 from tests.components.clog.support import log_to
@@ -32,6 +32,9 @@ class Fragile(creche.Actor):
         (events.Ready(*AT, after=0.1), DEBUG, "Ready"),
         (events.Crashed(*AT, error="E: x", detail="trace", queued=2), ERROR, "actor crashed"),
         (events.Restarting(*AT, delay=0.5, restarts=2), WARNING, "actor restarting"),
+        (events.Parked(*AT, delay=0.5, restarts=2), ERROR, "parked: crashed too often"),
+        (events.Unparked(*AT), INFO, "healthy again after being parked"),
+        (events.AutoShutdown(*AT, child="a"), INFO, "supervisor stops itself: its significant children have ended"),
         (events.GroupRestart(*AT, children=("a", "b")), DEBUG, "GroupRestart"),
         (events.Escalated(*AT, error="E: x"), ERROR, "supervisor gave up"),
         (events.Stopped(*AT, error=""), DEBUG, "Stopped"),
