@@ -130,6 +130,13 @@ def test_latency_delays_by_no_less_and_no_more_than_it_says(
         assert now + fault.seconds - fault.jitter - 1e-9 <= time <= highest + 1e-9
 
 
+def test_jitter_is_drawn_for_each_read() -> None:
+    out = play(linked(0, Latency(1.0, jitter=1.0)).upstream, [(100.0, b"x")] * 50)
+    delays = [time - 100.0 * n for n, (time, _) in enumerate(out, start=1)]
+    assert min(delays) < 0.2
+    assert max(delays) > 1.8
+
+
 def test_latencies_add_up() -> None:
     line = linked(0, Latency(1.0), Latency(2.0, name="more")).upstream
     assert play(line, [(0.0, b"x")]) == [(3.0, b"x")]
@@ -270,6 +277,14 @@ def test_a_half_open_connection_is_done_when_the_one_that_was_left_leaves() -> N
     link = linked(0, HalfOpen("server"))
     link.ended(link.upstream, Mark.END, 1.0)
     assert link.verdict(1.0) == "done"
+
+
+def test_what_cannot_be_passed_on_is_thrown_away_and_the_sender_told() -> None:
+    link = linked(0)
+    link.upstream.feed(b"more", 0.0)
+    link.lost(link.upstream, 0.0)
+    assert bytes_of(taken(link.upstream, 0.0, math.inf)) == b""
+    assert taken(link.downstream, 0.0, math.inf) == [(0.0, Mark.RESET)]
 
 
 # --- who is struck, and since when ----------------------------------------------------------------
