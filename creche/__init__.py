@@ -32,6 +32,7 @@ from .runtime.errors import OutcomeUnknown as OutcomeUnknown
 from .runtime.errors import PeerFailed as PeerFailed
 from .runtime.errors import SpecInvalid as SpecInvalid
 from .runtime.errors import StartFailed as StartFailed
+from .runtime.errors import TooManyChildren as TooManyChildren
 from .runtime.errors import TreeFailed as TreeFailed
 from .runtime.errors import Unavailable as Unavailable
 from .runtime.handle import Handle as Handle
@@ -45,7 +46,11 @@ from .runtime.spec import Spec as Spec
 from .runtime.spec import child as child
 from .supervisors.app import App as App
 from .supervisors.app import Running as Running
+from .supervisors.dynamic import DynamicSupervisor as DynamicSupervisor
+from .supervisors.dynamic import dynamic_supervisor as dynamic_supervisor
 from .supervisors.opening import open_runtime as open_runtime
+from .supervisors.partition import PartitionSupervisor as PartitionSupervisor
+from .supervisors.partition import partition_supervisor as partition_supervisor
 from .supervisors.spec import check_spec as check_spec
 from .supervisors.spec import supervisor as supervisor
 

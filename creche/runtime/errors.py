@@ -66,6 +66,18 @@ class MailboxFull(NotDelivered, trio.WouldBlock):
         self.capacity = capacity
 
 
+class TooManyChildren(NotDelivered):
+    """A dynamic supervisor at `path` has as many children as it may, `limit`: nothing was started.
+
+    It may take another one when one of them has ended.
+    """
+
+    def __init__(self, path: str, limit: int) -> None:
+        super().__init__(path, "overflow")
+        self.args = (f"{path}: has {limit} children, and may have no more (max_children)",)
+        self.limit = limit
+
+
 class OutcomeUnknown(CallFailed):
     """The handler had begun when its incarnation died: the effect may or may not have happened.
 

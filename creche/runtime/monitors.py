@@ -37,16 +37,7 @@ What = Literal["up", "down", "stopped"]
 Told = Callable[[str, Exception | None], Awaitable[object]]
 
 ROOM = 16  # events that wait for a slow reader
-_SEEN_AS: dict[State, What] = {
-    State.NEW: "down",
-    State.STARTING: "down",
-    State.RUNNING: "up",
-    State.STOPPING: "up",
-    State.DOWN: "down",
-    State.WAITING: "down",
-    State.SUSPENDED: "down",
-    State.STOPPED: "stopped",
-}
+_SEEN_AS: dict[State, What] = {State.RUNNING: "up", State.STOPPING: "up", State.STOPPED: "stopped"}  # else "down"
 _PASSING = (State.STARTING, State.STOPPING)  # what comes of it is the news
 
 
@@ -90,7 +81,7 @@ class Monitor:
             self._tell(node, cause)
 
     def _tell(self, node: Node, cause: Exception | None) -> None:
-        seen = _SEEN_AS[node.state], node.incarnation
+        seen = _SEEN_AS.get(node.state, "down"), node.incarnation
         if seen != self._last:
             self._last = seen
             self._feed.put(MonitorEvent(node.path, *seen, _own(cause)))

@@ -228,6 +228,10 @@ class Node(ABC):
         """Of one that has stopped: whether nobody had asked it to."""
         return self.want is Want.NOTHING
 
+    def child(self, name: str) -> Node | None:
+        """The child of that name, if there is one."""
+        return None
+
     def waiters(self) -> Iterator[Waiter]:
         """All handlers that are at work in it and below, lifespans included."""
         for child in self.children():

@@ -136,14 +136,28 @@ class Runtime:
         """
         return self.node_of(target).condemn(Killed(reason))
 
-    def handle(self, path: str, cls: type[A]) -> Handle[A]:
-        """A handle to the actor at `path`, for instance ``"root/service/greeter"``: to static children, above all.
+    @overload
+    def handle(self, path: str, kind: type[A]) -> Handle[A]: ...
+    @overload
+    def handle(self, path: str, kind: Spec[H]) -> H: ...
+    def handle(self, path: str, kind: type[A] | Spec[Any]) -> Any:
+        """A handle to the node at `path`, for instance ``"root/service/greeter"``: to static children, above all.
 
-        Raises KeyError if there is no such node, and `SpecInvalid` if it is no actor with the messages of `cls`.
+        Parameters
+        ----------
+        kind
+            The actor's class, or the spec that the node was made from.
+
+        Raises KeyError if there is no such node, and `SpecInvalid` if it is none of that kind.
         """
         node = self.node_of(path)
-        require_messages("handle", path, node, cls)
-        return Handle(node.name, cast("Cell", node))
+        if isinstance(kind, Spec):
+            handle = kind.new_handle()
+            cast("Bindable", handle)._bind(node)  # pyright: ignore[reportPrivateUsage]
+            return handle
+        require_messages("handle", path, node, kind)
+        actor: Handle[Any] = Handle(node.name, cast("Cell", node))
+        return actor
 
     @overload
     def whereis(self, name: str) -> Handle[Any] | None: ...
@@ -378,10 +392,11 @@ def _leaves(error: BaseException) -> Sequence[BaseException]:
     return [error]
 
 
-def _find(node: Node, path: str) -> Node:
-    if node.path == path:
-        return node
-    for child in node.children():
-        if path == child.path or path.startswith(child.path + "/"):
-            return _find(child, path)
-    raise KeyError(path)
+def _find(root: Node, path: str) -> Node:
+    first, *names = path.split("/")
+    node = root if first == root.name else None
+    for name in names:
+        node = None if node is None else node.child(name)
+    if node is None:
+        raise KeyError(path)
+    return node

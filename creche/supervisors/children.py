@@ -91,6 +91,10 @@ class Children(Life):
         """See `Node`."""
         return tuple(self._nodes.values())
 
+    def child(self, name: str) -> Node | None:
+        """See `Node`."""
+        return self._nodes.get(name)
+
     @property
     def nursery(self) -> trio.Nursery:
         """Part of `Parent`."""

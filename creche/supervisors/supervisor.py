@@ -73,7 +73,7 @@ class Supervisor(Restarts):
 
     async def start_child(self, spec: Spec[Any]) -> Node:
         """See `Group`. Runs in the caller's task."""
-        if self.state is not State.RUNNING or self._leaving():
+        if self._is_closed():
             raise ActorStopped(self.path)
         name = self._free_name(spec)
         self.rules.check_child(spec, name, self._nodes)
@@ -98,6 +98,9 @@ class Supervisor(Restarts):
             self._first_starts.remove(node)
             self._raise_start_failed(node)
         return node
+
+    def _is_closed(self) -> bool:
+        return self.state is not State.RUNNING or self._leaving()
 
     def _raise_start_failed(self, node: Node) -> NoReturn:
         error, node.start_error = node.start_error, None

@@ -131,6 +131,25 @@ async def wrong_option(self: Greeter) -> None: ...
 async def wrong_error(self: Greeter) -> None: ...
 
 
+async def children(sessions: creche.DynamicSupervisor, runtime: creche.Runtime) -> None:
+    """Dynamic and partition supervisors hand out typed handles."""
+    spec = creche.dynamic_supervisor("sessions", max_children=3)
+    assert_type(await runtime.start(spec), creche.DynamicSupervisor)
+    assert_type(runtime.handle("root/sessions", spec), creche.DynamicSupervisor)
+    greeter = await sessions.start(creche.child(Greeter, "Hello"))
+    assert_type(greeter, creche.Handle[Greeter])
+    await sessions.stop(greeter)
+    assert_type(sessions.get("greeter", Greeter), creche.Handle[Greeter] | None)
+    await sessions.start(creche.child(Greeter, 3))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    shards = await runtime.start(creche.partition_supervisor("s", creche.child(Greeter, "Hi"), partitions=2))
+    assert_type(shards.of("ann"), creche.Handle[Greeter])
+    assert_type(shards.all(), tuple[creche.Handle[Greeter], ...])
+    shards.of(object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    by_number = creche.partition_supervisor("s", lambda number: creche.child(Greeter, str(number)), partitions=2)
+    assert_type((await runtime.start(by_number)).of(1), creche.Handle[Greeter])
+
+
 async def ends(greeter: creche.Handle[Greeter]) -> None:
     """What becomes of an actor."""
     assert_type(await greeter.wait_stopped(), Exception | None)
