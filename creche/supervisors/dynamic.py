@@ -22,7 +22,7 @@ from trio.lowlevel import checkpoint
 from ..runtime.actor import Actor
 from ..runtime.checks import require_number
 from ..runtime.context import PLACE
-from ..runtime.errors import ActorStopped, NotDelivered, NotStarted, SpecInvalid, TooManyChildren
+from ..runtime.errors import ActorStopped, NotDelivered, NotDeliveredReason, NotStarted, SpecInvalid, TooManyChildren
 from ..runtime.handle import Handle, must_not_wait_for_itself, require_messages
 from ..runtime.intensity import Intensity
 from ..runtime.monitors import wait_stopped
@@ -69,15 +69,17 @@ class DynamicNode(Supervisor):
         await checkpoint()
         if self.spec.while_down == "wait" and not self._holds_up_the_caller():
             with trio.move_on_after(self.spec.down_wait):
-                while self._is_closed() and self._may_come_back():
+                while self._is_closed() and self._refusal() == "crash":
                     await self.wait_for_change()
         if self.state is State.STOPPED:
             raise ActorStopped(self.path) from self.final_cause
         if self._is_closed():
-            raise NotDelivered(self.path, "crash" if self._may_come_back() else "closed", self.restart_in())
+            raise NotDelivered(self.path, self._refusal(), self.restart_in())
 
-    def _may_come_back(self) -> bool:
-        return self.want is not Want.DRAIN and self.state is not State.STOPPED
+    def _refusal(self) -> NotDeliveredReason:
+        if self.want is Want.DRAIN or self.state is State.STOPPED:
+            return "closed"
+        return "parked" if self.state is State.PARKED else "crash"
 
     def _holds_up_the_caller(self) -> bool:
         """Whether it cannot come up before the handler that asks has ended: of a child, or of who is ending too."""

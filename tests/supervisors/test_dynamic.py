@@ -239,6 +239,21 @@ async def test_who_starts_a_child_while_the_supervisor_is_down_waits(autojump_cl
             await becomes(runtime.node_of(sessions), State.RUNNING)
 
 
+async def test_a_parked_dynamic_supervisor_refuses_at_once(autojump_clock: MockClock) -> None:
+    """`NotDelivered("parked", retry_after)`; it is tried again, and takes children when it is up."""
+    spec = creche.dynamic_supervisor("sessions", intensity=creche.Intensity(0, 1))
+    probe = creche.Backoff(first=30, jitter=0, free=0)
+    async with creche.open_runtime("t") as runtime:
+        sessions = await runtime.start(spec.options(on_exhausted="park", probe=probe))
+        runtime.kill(await sessions.start(creche.child(Probe)), "k")
+        await becomes(runtime.node_of(sessions), State.PARKED)
+        with pytest.raises(creche.NotDelivered) as caught:
+            await sessions.start(creche.child(Probe))
+        assert (caught.value.reason, caught.value.retry_after) == ("parked", pytest.approx(30))
+        await trio.sleep(31)
+        await sessions.start(creche.child(Probe))
+
+
 async def test_a_dynamic_supervisor_that_stops_takes_no_children(autojump_clock: MockClock) -> None:
     """While it stops: `NotDelivered("closed")` at once: a child in its last message must not wait for itself."""
     async with crowd() as (runtime, sessions), trio.open_nursery() as nursery:
