@@ -58,6 +58,7 @@ from creche.runtime.agenda import Alarm
 from creche.runtime.cell import Cell
 from creche.runtime.companion import Companion
 from creche.runtime.envelope import Request
+from creche.runtime.mailbox import Mark
 from creche.runtime.node import Node, State
 from creche.runtime.scheduling import find_trios_random
 from creche.runtime.simulation import SIMULATION, Simulation, up_to_ten_milliseconds
@@ -330,9 +331,10 @@ def _prove_deadlines(runtime: creche.Runtime, timers: int) -> None:
 
 def _prove_cell(cell: Cell) -> None:
     mailbox, path = cell._mailbox, cell.path
-    tombstones = len(mailbox.queue)
+    tombstones = sum(not isinstance(item, Mark) for item in mailbox.queue)
     _expect(f"mail of {path}", (cell.queued, mailbox.spill), (0, None))
     _expect(f"count of tombstones of {path}", (mailbox._dead, mailbox._dead_spilled), (tombstones, 0))
+    _expect(f"count of marks of {path}", mailbox._marks, len(mailbox.queue) - tombstones)
     assert tombstones <= min(32, mailbox.capacity // 2), f"{tombstones} tombstones fill the mailbox of {path}"
     assert not getattr(mailbox, "_by_key", None), f"keys of no message are left at {path}"
     _expect(f"what {path} waits for", list(cell.waits_for()), [])

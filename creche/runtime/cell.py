@@ -27,6 +27,7 @@ from trio.lowlevel import checkpoint, current_task, wait_task_rescheduled
 from .actor import Actor
 from .context import BAGGAGE, NO_BAGGAGE, PLACE, ActorContext, Background, Lease
 from .deadlines import Timer
+from .envelope import NEVER
 from .errors import ActorStopped, CallFailed, IncarnationEnded, NotDelivered
 from .handle import Handle, Statistics
 from .handling import CUT, EXIT, Handling
@@ -208,7 +209,10 @@ class Cell(Handling):
             while not self._mailbox.queue and not self._ending:
                 # Without a scope: an idle actor that was never asked holds none.
                 self._parked = self._hungry = True
+                self._mailbox.appends_below, self._mailbox.since = self._mailbox.at_rest, NEVER
                 await wait_task_rescheduled(self._unpark)
+                self._mailbox.appends_below = 0
+                self._mailbox.woken(trio.current_time())
             if self._ending and self._over():
                 break  # told to end while it was idle: no scope is needed for that
             try:
@@ -407,6 +411,7 @@ class Cell(Handling):
             incarnation=self.incarnation,
             restarts=self.restarts,
             queued=self.queued,
+            oldest_wait=self.oldest_wait,
             in_flight=self._in_flight(),
             handled=self.handled,
             revoked=self.revoked,

@@ -233,6 +233,8 @@ class Statistics:
     queued, in_flight
         Messages that wait in the mailbox; those that have been taken and whose reply is deferred or whose handler has a
         task of its own.
+    oldest_wait
+        For how long the oldest of the queued messages has waited, in seconds, to a millisecond; 0 if there is none.
     handled, revoked
         Messages whose handlers have run or begun; requests that never ran because their callers had gone.
     discarded
@@ -244,6 +246,7 @@ class Statistics:
     incarnation: int
     restarts: int
     queued: int
+    oldest_wait: float
     in_flight: int
     handled: int
     revoked: int

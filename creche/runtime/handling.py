@@ -82,6 +82,7 @@ class Handling(Intake):
         A crash or a cancel leaves the call in `_current` for whoever judges.
         """
         mailbox, queue = self._mailbox, self._mailbox.open()
+        mailbox.appends_below = 0
         item: Cast | Request
         value: Any
         left = BATCH
@@ -89,7 +90,11 @@ class Handling(Intake):
             if not queue:
                 item, value = _NOTHING, None  # an idle actor holds nothing of its last message
                 self._parked = self._hungry = True
+                mailbox.appends_below, mailbox.since = mailbox.at_rest, NEVER
                 await wait_task_rescheduled(self._unpark)
+                mailbox.appends_below = 0
+                if len(queue) > 1 or self._companion is not None:  # else nothing is going to wait
+                    mailbox.woken(trio.current_time())
                 left = BATCH
                 continue
             item = queue.popleft()
@@ -117,7 +122,7 @@ class Handling(Intake):
                         self.handled += 1
             elif item.state != QUEUED:
                 if item.state != KEYED:
-                    mailbox.skipped()
+                    mailbox.skipped(item)
                     continue
                 await self._handle_cast(actor, mailbox.release(item))
             elif item.spec.special:
@@ -156,8 +161,19 @@ class Handling(Intake):
                 return
             left -= 1
             if not left:
-                await checkpoint()
+                await self._let_others_run()
                 left = BATCH
+
+    async def _let_others_run(self) -> None:
+        """What they send meanwhile comes in one pass: it needs no more than one mark."""
+        mailbox = self._mailbox
+        if mailbox.spill is None:
+            mailbox.mark(trio.current_time())
+        mailbox.appends_below = mailbox.at_rest
+        try:
+            await checkpoint()
+        finally:
+            mailbox.appends_below = 0
 
     async def _handle_cast(self, actor: Actor, item: Cast) -> None:
         """A cast that is not as plain as those that the loop handles itself."""
@@ -240,6 +256,7 @@ class Handling(Intake):
 
     def _unpark(self, _raise_cancel: object) -> Abort:
         self._parked = self._hungry = False
+        self._mailbox.appends_below = 0
         return Abort.SUCCEEDED
 
     def wake(self) -> None:
@@ -319,11 +336,8 @@ class Handling(Intake):
 
     def _refuse_calls(self, reason: NotDeliveredReason, retry_after: float | None) -> None:
         """Answer for everybody who waits. Casts that were accepted stay."""
-        for item in self._mailbox.take_all():
-            if isinstance(item, tuple):
-                self._mailbox.put(item)
-            else:
-                self.refuse(item, reason, retry_after)
+        for item in self._mailbox.take_waiting():
+            self.refuse(item, reason, retry_after)
 
     def _closed(self) -> CallFailed:
         return NotDelivered(self.path, "closed")

@@ -83,7 +83,13 @@ class Intake(Life):
 
     @property
     def queued(self) -> int:
+        """See `Node`."""
         return len(self._mailbox)
+
+    @property
+    def oldest_wait(self) -> float:
+        """How long the oldest message in the mailbox has waited, in seconds, to a millisecond; 0 if none waits."""
+        return self._mailbox.oldest_wait(trio.current_time()) if self._mailbox else 0.0
 
     # --- sending ----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from creche.runtime.events import DeadLetter, Overflowed
 from creche.runtime.node import State
 from creche.runtime.spec import ChildOptions, Overflow, WhileDown
 from creche.supervisors.spec import supervisor
-from tests.core.support import Gate, Probe, asking, cell_of, reach, recorded, settle
+from tests.core.support import LONG, Gate, Probe, asking, cell_of, reach, recorded, settle
 
 DOWN_FOR_LONG = creche.Backoff(first=50, cap=50, free=0, jitter=0)
 
@@ -389,3 +389,76 @@ async def test_down_wait_covers_a_suspended_subtree(autojump_clock: MockClock) -
         with trio.move_on_after(10), pytest.raises(creche.NotDelivered):
             await probe.ask.life()
         assert trio.current_time() == 2
+
+
+async def test_oldest_wait(autojump_clock: MockClock) -> None:
+    """`oldest_wait` tells for how long the oldest message has waited, while the actor is busy and while it is down."""
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        probe = await runtime.start(creche.child(Probe).options(backoff=DOWN_FOR_LONG, down_wait=LONG))
+        assert probe.statistics().oldest_wait == 0.0
+        gate = await held(nursery, probe)
+        await trio.sleep(5)
+        assert probe.statistics().oldest_wait == 0.0, "the message in hand does not wait"
+        probe.cast_nowait(Probe.note, "first")
+        await trio.sleep(2)
+        probe.cast_nowait(Probe.note, "second")
+        second = asking(nursery, probe.ask.hold, Gate())
+        await trio.sleep(1)
+        assert probe.statistics().oldest_wait == 3.0
+        gate.opened.set()
+        await settle()
+        assert (probe.statistics().queued, probe.statistics().oldest_wait) == (0, 0.0)
+        probe.cast_nowait(Probe.note, "third")
+        await trio.sleep(1)
+        runtime.kill(probe, "test")
+        await second.settled()
+        await trio.sleep(1)
+        assert probe.statistics().oldest_wait == 2.0, "it waits on while the actor is down"
+        probe.cast_nowait(Probe.note, "fourth")
+        await trio.sleep(60)
+        assert (probe.statistics().queued, probe.statistics().oldest_wait) == (0, 0.0)
+
+
+async def test_oldest_wait_of_those_that_came_together(autojump_clock: MockClock) -> None:
+    """Who woke the actor, and all that came in the same moment, have waited since then; so have those of a later one,
+    and whoever waits for room."""
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        probe = await runtime.start(creche.child(Probe).options(mailbox=3))
+        for _ in range(2):
+            gates = [Gate() for _ in range(5)]
+            for gate in gates[:3]:
+                probe.cast_nowait(Probe.hold, gate)
+            await settle()
+            asks = []
+            for gate in gates[3:]:
+                asks.append(asking(nursery, probe.ask.hold, gate))
+                await settle()
+            for number, gate in enumerate(gates, 1):
+                await gate.entered.wait()
+                await trio.sleep(10)
+                assert probe.statistics().oldest_wait == (10.0 * number if number < 5 else 0.0)
+                gate.opened.set()
+            for ask in asks:
+                await ask.settled()
+            await trio.sleep(100)
+
+
+async def test_oldest_wait_at_the_limit_of_a_concurrent_message(autojump_clock: MockClock) -> None:
+    """A message that waits at the head because no more of its kind may run has waited since it came."""
+
+    class Wide(creche.Actor):
+        @creche.message(concurrency=1)
+        async def hold(self, gate: Gate) -> None:
+            await gate.hold()
+
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        wide = await runtime.start(creche.child(Wide))
+        first, second = Gate(), Gate()
+        asking(nursery, wide.ask.hold, first)
+        await first.entered.wait()
+        await trio.sleep(3)
+        asking(nursery, wide.ask.hold, second)
+        await trio.sleep(4)
+        assert (wide.statistics().queued, wide.statistics().oldest_wait) == (1, 4.0)
+        first.opened.set()
+        second.opened.set()

@@ -142,8 +142,8 @@ MUTANTS = (
         "who comes later overtakes those that wait for room",
         MAILBOX,
         """
--        return len(self.queue) - self._dead >= self.capacity or self._waiting() > 0
-+        return len(self.queue) - self._dead >= self.capacity
+-        return self._in_queue() >= self.capacity or self._waiting() > 0
++        return self._in_queue() >= self.capacity
 """,
         ("tests/core/test_mailbox.py::test_nobody_overtakes_between_a_revocation_and_the_refill",),
     ),

@@ -7,7 +7,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from ...runtime.context import PLACE, Place, baggage
+from trio.lowlevel import in_trio_run
+
+from ...runtime.cell import Cell
+from ...runtime.context import PLACE, baggage
 from .levels import NAMES
 from .trace import REQUEST_ID, TRACE_ID, enter_trace
 from .tracebacks import error_fields, shortened
@@ -19,7 +22,10 @@ Who = tuple[str, int]  # path and incarnation of an actor
 # Keys that clog itself writes. A field of such a name is written as `name_`: neither may silently replace the
 # other.
 RESERVED = frozenset(
-    {"time", "level", "msg", "service", "namespace", "actor", "incarnation", "mailbox", TRACE_ID, REQUEST_ID, "source"},
+    {
+        *("time", "level", "msg", "service", "namespace"),
+        *("actor", "incarnation", "mailbox", "mailbox_age", TRACE_ID, REQUEST_ID, "source"),
+    },
 )
 ERROR_FIELD = "error"
 _BETWEEN = (__name__.rpartition(".")[0] + ".", "eliot.")  # modules between the caller and here
@@ -83,9 +89,8 @@ class Composer:
             entry["actor"], entry["incarnation"] = who
         elif place is not None:
             entry["actor"], entry["incarnation"] = place.path, place.incarnation
-            queued = _queued(place)
-            if queued:
-                entry["mailbox"] = queued
+            if isinstance(place, Cell):  # background work has no mailbox
+                _add_mailbox(entry, place)
         carried = baggage()
         if place is not None and who is None and self._new_trace_id is not None and TRACE_ID not in carried:
             carried = enter_trace(self._new_trace_id())
@@ -113,9 +118,13 @@ class Composer:
         return source[len(root) :].lstrip("/") if root and source.startswith(root) else source
 
 
-def _queued(place: Place) -> int:
-    """How many messages wait behind the one in hand. Background work has no mailbox."""
-    return getattr(place, "queued", 0)
+def _add_mailbox(entry: Entry, cell: Cell) -> None:
+    """How many messages wait behind the one in hand, and for how long the oldest of them has."""
+    queued = cell.queued
+    if queued:
+        entry["mailbox"] = queued
+        if in_trio_run():  # a worker thread must not look at a queue that changes
+            entry["mailbox_age"] = round(cell.oldest_wait, 3)
 
 
 def timestamp(seconds: float) -> str:

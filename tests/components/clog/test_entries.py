@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 import creche
 from creche import testing
@@ -149,6 +150,50 @@ async def test_a_line_tells_what_waits(tmp_path: Path) -> None:
         await worker.ask.work("last")
         waiting = [entry.get("mailbox") for entry in await log.entries()]
     assert waiting == [3, 3, 2, 2, 1, 1, None, None]
+
+
+async def test_a_line_tells_how_long_the_oldest_has_waited(tmp_path: Path, mock_clock: MockClock) -> None:
+    """In seconds; left out, as the depth is, when nothing waits."""
+
+    class Slow(creche.Actor):
+        async def begin(self, begun: trio.Event, done: trio.Event) -> None:
+            begun.set()
+            await done.wait()
+            clog.info("begun")
+
+        async def work(self) -> None:
+            mock_clock.jump(2)
+            clog.info("done")
+
+    async with log_to(tmp_path / "log") as log:
+        slow = await log.runtime.start(creche.child(Slow))
+        begun, done = trio.Event(), trio.Event()
+        slow.cast_nowait(Slow.begin, begun, done)
+        await begun.wait()
+        for wait in (0.5, 0.25):
+            slow.cast_nowait(Slow.work)
+            mock_clock.jump(wait)
+        done.set()
+        await slow.ask.work()
+        ages = [(entry.get("mailbox"), entry.get("mailbox_age")) for entry in await log.entries()]
+    assert ages == [(3, 0.75), (2, 2.25), (1, 4.0), (None, None)]
+
+
+async def test_a_line_from_a_thread_tells_no_age(tmp_path: Path) -> None:
+    """A thread that an actor started writes in the actor's name, but does not look at how old its mail is."""
+
+    class Threaded(creche.Actor):
+        async def work(self) -> None:
+            await trio.to_thread.run_sync(clog.info, "from the thread")
+
+    async with log_to(tmp_path / "log") as log:
+        threaded = await log.runtime.start(creche.child(Threaded))
+        threaded.cast_nowait(Threaded.work)
+        await threaded.ask.work()
+        first, second = await log.entries()
+    assert (first["actor"], first["mailbox"]) == ("root/threaded", 1)
+    assert "mailbox_age" not in first
+    assert "mailbox" not in second
 
 
 def test_logging_does_not_change_a_deterministic_run(tmp_path: Path) -> None:
