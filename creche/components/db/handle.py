@@ -276,7 +276,8 @@ class Transaction(Statements):
         """Put a message into the outbox: it is sent if and only if this transaction commits.
 
         A `relay` takes it from there to a message log, in the order of the commits. Never waits: the message travels
-        with the next statement, or with COMMIT. Raises TypeError or ValueError for what no log would take.
+        with the next statement, or with COMMIT. Raises TypeError or ValueError for what no log would take, and
+        `mq.MessageTooLarge` beyond 1 MiB.
         """
         self._unit.publish(row_of(message))
 

@@ -17,6 +17,7 @@ with growing delays, honours `retry_after`, and reports each failure as an `Outb
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,7 +30,8 @@ from ...runtime.backoff import Backoff
 from ...runtime.context import baggage
 from ...runtime.errors import CrecheError
 from ...runtime.node import one_line
-from ..mq.message import OUTBOX_HEADER, TRACE_HEADER, Message, NotSent, is_topic
+from ..mq.errors import MessageTooLarge
+from ..mq.message import MAX_MESSAGE_BYTES, OUTBOX_HEADER, TRACE_HEADER, Letter, Message, NotSent, is_topic, size_of
 from .events import OutboxStalled
 from .work import OutboxRow
 
@@ -93,9 +95,13 @@ def row_of(message: Any) -> OutboxRow:
     headers = dict(message.headers)
     if not all(isinstance(item, str) for pair in headers.items() for item in pair):
         raise TypeError("headers of a message are text by name")
+    "".join(itertools.chain(*headers.items())).encode()  # raises for lone surrogates
     trace_id = baggage().get("trace_id")
     if trace_id is not None:
         headers.setdefault(TRACE_HEADER, str(trace_id))
+    size = size_of(message.key, message.value, headers)
+    if size > MAX_MESSAGE_BYTES:
+        raise MessageTooLarge(message.topic, size, MAX_MESSAGE_BYTES, "publish a reference to it")
     return (message.topic, message.key, message.value, json.dumps(headers))
 
 
@@ -160,7 +166,9 @@ class OutboxRelay(Actor):
 
     def _message(self, row: Any) -> Message:
         headers = {**json.loads(row.headers), OUTBOX_HEADER: f"{self._database_id}:{row.id}"}
-        return Message(row.topic, row.value, row.key, headers)
+        return Letter(
+            row.topic, row.value, row.key, headers
+        )  # whatever the log's limit: refused, it would be in the way
 
     async def _wait(self, error: BaseException, failures: int) -> None:
         runtime = self.context.runtime

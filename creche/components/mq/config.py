@@ -10,6 +10,7 @@ from ...runtime.config import Config as BaseConfig
 from ...runtime.config import PositiveSeconds, Seconds
 from ...runtime.errors import ConfigInvalid
 from ...runtime.spec import Environment
+from .message import MAX_MESSAGE_BYTES
 
 Synchronous = Literal["normal", "full"]
 OffsetReset = Literal["earliest", "latest"]
@@ -78,7 +79,7 @@ class Config(BaseConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     synchronous: Synchronous = "normal"
     max_batch: _AtLeastOne = 500
     linger: _NotNegative = 0.0
-    max_message_bytes: Annotated[int, Meta(ge=1, le=500_000_000)] = 1_048_576
+    max_message_bytes: Annotated[int, Meta(ge=1, le=500_000_000)] = MAX_MESSAGE_BYTES
     max_buffered: _AtLeastOne = 1_000
     max_buffered_bytes: _AtLeastOne = 3_355_443
     busy_timeout: _NotNegative = 5.0

@@ -6,7 +6,8 @@ Tasks of one incarnation, all in one nursery of its lifespan, for they go on whi
 
 * The *member* syncs with the group: at first, every `heartbeat_interval`, and when woken because the group has changed.
   It takes up what is assigned, gives up what is to be released (each in a task of its own, which waits for the handlers
-  that run there), and ends what is lost. It shares a lock with those tasks, so that they see its changes in order.
+  that run there and for what they passed over), and ends what is lost. It shares a lock with those tasks, so that they
+  see its changes in order.
 * The *fetcher* asks the log for records of every partition that has room, and offers them to the processor. When there
   is nothing it sleeps until stirred: by an append (through the log's lease), by a record that is done, by a resume, a
   seek or an assignment; and looks again every `poll_interval`, since other processes may write to the log without
@@ -190,6 +191,7 @@ class ConsumerActor(Actor):
         self._stir = Latch()  # the fetcher should look again
         self._undone = Latch()  # something is done and not committed
         self._enough = Latch()  # so much that it should be committed now
+        self._draining = False
         self._uncommitted = 0  # records, since the last commit
         self._committing = trio.Lock()
         self._appends = 0  # heard of
@@ -324,7 +326,7 @@ class ConsumerActor(Actor):
 
     async def _give_up(self, partition: Partition) -> None:
         """Release the partition as soon as nobody works for it."""
-        await partition.wait_idle()
+        await _left(partition, self._member.config.rebalance_timeout / 2)
         async with self._grouping, self._committing:
             if partition.lost:
                 return
@@ -385,7 +387,7 @@ class ConsumerActor(Actor):
         return [partition for partition in self._partitions.values() if self._is_hungry(partition)]
 
     def _is_hungry(self, partition: Partition) -> bool:
-        if self._processor.paused or self._processor.draining:
+        if self._processor.paused or self._draining:
             return False
         records, size = self._share()
         return partition.is_hungry(records // 2, size // 2)
@@ -451,10 +453,16 @@ class ConsumerActor(Actor):
     # --- stop ---------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        self._processor.draining = True
+        self._draining = True
+        partitions = tuple(self._partitions.values())
+        for partition in partitions:
+            if not partition.leaving:
+                partition.leave()
+        half = max(0.0, trio.current_effective_deadline() - trio.current_time()) / 2
         try:
-            for partition in tuple(self._partitions.values()):
-                await partition.wait_idle()
+            async with trio.open_nursery() as nursery:
+                for partition in partitions:
+                    nursery.start_soon(_left, partition, half)
         finally:
             # Also when the time is over: every record that is told done now need not be handled again.
             with trio.move_on_after(_LAST_COMMIT_WITHIN, shield=True):
@@ -523,6 +531,18 @@ class _Counted:
 
     def revoke(self) -> None:
         """See `Lease`. The numbers are as they are."""
+
+
+async def _left(partition: Partition, passed_over_within: float) -> None:
+    """Return when nobody works for a partition that is being left.
+
+    What was passed over has not begun after so many seconds is done by the next owner: time enough must be left for
+    what runs.
+    """
+    with trio.move_on_after(passed_over_within):
+        await partition.wait_idle()
+    partition.leave_at_once()
+    await partition.wait_idle()
 
 
 def _note_committed(partitions: Mapping[TopicPartition, Partition], offsets: Mapping[TopicPartition, int]) -> None:

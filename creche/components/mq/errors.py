@@ -23,10 +23,13 @@ class GroupInvalid(CrecheError, ValueError):
 
 
 class MessageTooLarge(CrecheError, ValueError):
-    """The record has more bytes than `Config.max_message_bytes`. Nothing was sent, of a batch none of it."""
+    """The record has more bytes than `Config.max_message_bytes`. Nothing was sent, of a batch none of it.
 
-    def __init__(self, topic: str, size: int, limit: int) -> None:
-        super().__init__(f"a record for topic {topic!r} has {size} bytes: at most {limit}, or raise max_message_bytes")
+    Of a message that is published through an outbox: nothing was stored, and the transaction is as it was.
+    """
+
+    def __init__(self, topic: str, size: int, limit: int, fix: str = "raise max_message_bytes") -> None:
+        super().__init__(f"a record for topic {topic!r} has {size} bytes: at most {limit}, or {fix}")
         self.topic = topic
         self.size = size
         self.limit = limit

@@ -16,7 +16,7 @@ from .actor import LogActor, LogLease
 from .config import MOST_PARTITIONS
 from .delivery import Delivery, OnDelivery, Statistics
 from .errors import GroupInvalid, TopicInvalid, Unavailable
-from .letters import GROUP, replayed
+from .letters import DEAD_LETTER_SUFFIX, GROUP, replayed
 from .membership import Membership
 from .message import TRACE_HEADER, Ack, Message, NotSent, Received, TopicPartition, is_topic
 from .topic import Retention, TopicInfo
@@ -201,11 +201,13 @@ class DeadLetters:
         self._mq = mq
 
     async def list(self, topic: str, group: str, *, limit: int = 100) -> Letters:
-        """Letters in the dead-letter topic `topic` that `group` has put aside and that were not replayed yet.
+        """Letters of `topic` that `group` has put aside and that were not replayed yet.
 
-        The oldest of each partition first, at most `limit` of them. Raises `TopicInvalid` and `GroupInvalid`.
+        `topic` is the dead-letter topic, or the topic that the records were sent to if their letters are where they
+        are by default. The oldest of each partition first, at most `limit` of them; none without such a topic. Raises
+        `TopicInvalid` and `GroupInvalid`.
         """
-        _, letters = await self._read(topic, group, limit)
+        _, letters = await self._read(await self._where(topic), group, limit)
         return [letter for letter in letters if letter.headers.get(GROUP) == group][:limit]
 
     async def replay(self, topic: str, group: str, *, limit: int | None = None) -> int:
@@ -215,9 +217,9 @@ class DeadLetters:
         `limit`, if it is given. Returns how many. May be repeated, also after it failed or was cancelled: no letter is
         sent twice. Raises as `list` and `Mq.send_batch`.
         """
-        sent = 0
+        sent, where = 0, await self._where(topic)
         while limit is None or sent < limit:
-            positions, letters = await self._read(topic, group, _LETTERS_AT_ONCE)
+            positions, letters = await self._read(where, group, _LETTERS_AT_ONCE)
             if not letters:
                 break
             mine = [letter for letter in letters if letter.headers.get(GROUP) == group]
@@ -230,9 +232,15 @@ class DeadLetters:
             sent += len(batch)
         return sent
 
+    async def _where(self, topic: str) -> str:
+        """The topic with the letters, given as that or as the one that the records were sent to."""
+        by_default = checked_topic(topic) + DEAD_LETTER_SUFFIX
+        is_one = topic.endswith(DEAD_LETTER_SUFFIX)
+        return by_default if not is_one and by_default in await self._mq.topics.list() else topic
+
     async def _read(self, topic: str, group: str, limit: int) -> tuple[dict[TopicPartition, int], Letters]:
         name = _replay_group(checked_group(group))
-        positions = await self._mq.call(LogActor.begin, name, checked_topic(topic))
+        positions = await self._mq.call(LogActor.begin, name, topic)
         return positions, await self._mq.call(LogActor.fetch, positions, limit)
 
     async def _send(self, letters: Sequence[Message]) -> None:

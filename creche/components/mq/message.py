@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -16,12 +17,21 @@ TRACE_HEADER: Final = "X-Trace-ID"
 OUTBOX_HEADER: Final = "creche-outbox-id"
 """Makes a publish idempotent: a topic takes one record per value; later ones are acknowledged with its place."""
 
+MAX_MESSAGE_BYTES: Final = 1_048_576
+"""Most bytes of a record: of `Config` by default, and of what goes through an outbox."""
+
 ORIGINAL_TOPIC: Final = "creche-original-topic"
 
 
 def is_topic(name: str) -> bool:
     """Whether a topic may be named so: letters, digits, ``.``, ``_`` and ``-``, at most 249 of them: Kafka's rule."""
     return re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) is not None
+
+
+def size_of(key: bytes | None, value: bytes, headers: Mapping[str, str]) -> int:
+    """Bytes of value, key and headers together, headers counted in characters."""
+    text = sum(map(len, headers)) + sum(map(len, headers.values())) if headers else 0
+    return len(value) + (0 if key is None else len(key)) + text
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -51,15 +61,13 @@ class Message(msgspec.Struct, frozen=True):
     @property
     def size(self) -> int:
         """Bytes of value, key and headers together, headers counted in characters."""
-        headers = sum(map(len, self.headers)) + sum(map(len, self.headers.values())) if self.headers else 0
-        return len(self.value) + (0 if self.key is None else len(self.key)) + headers
+        return size_of(self.key, self.value, self.headers)
 
 
 class Letter(Message, frozen=True):
-    """A record on its way to a retry topic, to the dead letters, or back.
+    """A record on its way to a retry topic, to the dead letters or back, or from an outbox.
 
-    It is there already and has to go somewhere: what its headers get on the way does not count for
-    `Config.max_message_bytes`.
+    It was accepted before and has to go somewhere: `Config.max_message_bytes` is no matter any more.
     """
 
 

@@ -11,7 +11,8 @@ Entries that may be handled stand in one queue, oldest first; `concurrency` work
       └── PAUSED ◀── the worker finds its partition paused
 
 A worker is busy only while a handler runs: backing off and sending are tasks of their own, in the nursery. An entry
-whose partition was sought away, given away or lost is dropped wherever it stands.
+whose partition was sought away or lost is dropped wherever it stands; where the partition is given away, what was
+passed over is finished first (see `Partition`).
 """
 
 from __future__ import annotations
@@ -92,7 +93,6 @@ class Processor:
         """`now` gives seconds since the epoch; `send` returns when the log has the message, however long it takes."""
         self.counters: Final = Counters()
         self.paused = False
-        self.draining = False
         self._plan = plan
         self._context = context
         self._now = now
@@ -129,13 +129,13 @@ class Processor:
 
     async def _next(self) -> tuple[Partition, Entry]:
         while True:
-            while not self._ready or self.draining:
+            while not self._ready:
                 await self._wanted.park()
             partition, entry = self._ready.popleft()
             if not partition.may_begin(entry):
                 continue
             if self.paused or partition.paused:
-                partition.held.append(entry)
+                partition.hold(entry)
             elif not is_for(entry.record, self._plan.group):
                 self._done(partition, entry)
             elif not self._is_due(partition, entry):
@@ -147,7 +147,7 @@ class Processor:
         due = not_before(entry.record)
         delay = due - self._now() if due and not entry.tries else 0.0
         if delay > 0:
-            self._nursery.start_soon(self._come_back, partition, entry, min(delay, _LONGEST_SLEEP))
+            self._put_off(partition, entry, min(delay, _LONGEST_SLEEP))
         return delay <= 0
 
     async def _handle(self, partition: Partition, entry: Entry) -> None:
@@ -187,6 +187,7 @@ class Processor:
         following = entry.window.finish(entry)
         if following is not None:
             self.offer(partition, (following,))
+        partition.tell_if_idle()
         self._on_done(partition)
 
     def _settle(self, partition: Partition, entry: Entry, error: Exception) -> None:
@@ -202,11 +203,11 @@ class Processor:
         self.counters.actions[action] += 1
         self._tell(record, attempt, error, action, delay)
         if action == "retry":
-            self._nursery.start_soon(self._come_back, partition, entry, delay)
+            self._put_off(partition, entry, delay)
         elif action == "drop":
             self._done(partition, entry)
         else:
-            partition.letters += 1
+            partition.aside.append(entry)
             letter = self._letter(entry, error, action, stage, delay)
             self._nursery.start_soon(self._put_aside, partition, entry, letter)
 
@@ -224,15 +225,23 @@ class Processor:
             return for_retry(record, target, plan.group, error, attempts, self._now() + delay)
         return dead_letter(record, plan.dead_letter_topics[topic], plan.group, error, attempts)
 
+    def _put_off(self, partition: Partition, entry: Entry, delay: float) -> None:
+        if partition.leaving:
+            partition.end_before(entry)
+        else:
+            entry.waits = True
+            self._nursery.start_soon(self._come_back, partition, entry, delay)
+
     async def _come_back(self, partition: Partition, entry: Entry, delay: float) -> None:
         with trio.move_on_after(delay):
             await entry.window.closed.wait()
+        entry.waits = False
         self._ready.appendleft((partition, entry))  # it is older than what waits
         self._wanted.unpark()
 
     async def _put_aside(self, partition: Partition, entry: Entry, letter: Message) -> None:
         await self._send(letter)
-        partition.letters -= 1
+        partition.aside.remove(entry)
         partition.tell_if_idle()
         if partition.counts(entry):
             self._done(partition, entry)

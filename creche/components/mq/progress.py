@@ -8,12 +8,14 @@ consumer holds is bounded although one record hangs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import trio
 
 from .message import Received, TopicPartition
+
+_NO_END: Final = 2**63  # beyond all offsets
 
 Lane = bytes | int | None  # a key; the offset of a record without one; or the whole partition
 
@@ -21,13 +23,14 @@ Lane = bytes | int | None  # a key; the offset of a record without one; or the w
 class Entry:
     """A record that was fetched, on its way to be done."""
 
-    __slots__ = ("done", "failures", "lane", "record", "tries", "window")
+    __slots__ = ("done", "failures", "lane", "record", "tries", "waits", "window")
 
     def __init__(self, record: Received, window: Window, lane: Lane) -> None:
         self.record: Final = record
         self.window: Final = window
         self.lane: Final = lane
         self.done = False
+        self.waits = False  # for its time: it is to be tried again, or not to be tried yet
         self.failures = 0  # those that count, in this topic
         self.tries = 0  # all failures
 
@@ -55,6 +58,10 @@ class Window:
     def done(self) -> int:
         """Everything before this offset is done."""
         return self._entries[0].record.offset if self._entries else self.position
+
+    def __iter__(self) -> Iterator[Entry]:
+        """What it holds, in order of the offsets."""
+        return iter(self._entries)
 
     def add(self, records: Iterable[Received]) -> list[Entry]:
         """Take what was fetched from `position` on. Returns the entries that may be handled now."""
@@ -90,21 +97,31 @@ class Window:
 
 
 class Partition:
-    """One that the consumer reads. A seek gives it another window; entries of the former one are stale."""
+    """One that the consumer reads. A seek gives it another window; entries of the former one are stale.
+
+    When it is left, records may be done behind others that have not begun, if keys are handled in parallel. Those that
+    were passed over (before `until`) are still handled, so that nothing that is done has to be done again. That ends at
+    the first of them that would have to wait: one that fails, is paused, or is not due yet.
+    """
 
     def __init__(self, place: TopicPartition, committed: int, *, by_key: bool) -> None:
         self.place: Final = place
         self.window = Window(committed, by_key=by_key)
         self.committed: int | None = committed  # None: what the log knows is out of date, whatever is done
         self.paused = False
-        self.leaving = False  # to be released: nothing new is begun
+        self.until = _NO_END  # to be released: nothing is begun from this offset on
         self.lost = False  # it is somebody else's
         self.at_end = False  # there was nothing more to fetch
         self.held: list[Entry] = []  # they would be next, but it is paused
         self.scopes: dict[Entry, trio.CancelScope] = {}  # of handlers that run
-        self.letters = 0  # on their way to other topics
+        self.aside: list[Entry] = []  # on their way to other topics
         self._by_key = by_key
         self._idle = trio.Event()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is to be released, or is lost."""
+        return self.until != _NO_END
 
     def counts(self, entry: Entry) -> bool:
         """Whether it still matters what becomes of the entry: it was neither sought away nor lost."""
@@ -112,7 +129,7 @@ class Partition:
 
     def may_begin(self, entry: Entry) -> bool:
         """Whether the entry may still be handled."""
-        return entry.window is self.window and not self.window.closed.is_set() and not self.leaving
+        return entry.window is self.window and entry.record.offset < self.until
 
     def is_hungry(self, records: int, size: int) -> bool:
         """Whether it may hold more, holding not more than so many records and bytes, and nothing old runs any more."""
@@ -125,8 +142,16 @@ class Partition:
         return self.committed != self.window.done
 
     def is_idle(self) -> bool:
-        """Whether nobody works for it. No handler overlaps with one of a former window."""
-        return not self.scopes and not self.letters
+        """Whether nobody works for it, nor is to. No handler overlaps with one of a former window."""
+        passed_over = self.leaving and self.window.done < self.until
+        return not self.scopes and not self.aside and not passed_over
+
+    def hold(self, entry: Entry) -> None:
+        """The entry would be next, but it is paused."""
+        if self.leaving:
+            self.end_before(entry)
+        else:
+            self.held.append(entry)
 
     def seek(self, offset: int) -> None:
         """Go on from `offset`."""
@@ -135,22 +160,41 @@ class Partition:
         self.at_end = False
         self.committed = None
         self.held.clear()
+        if self.leaving:
+            self.leave_at_once()
 
     def leave(self) -> None:
-        """Begin nothing more. What runs goes on, and counts."""
-        self.leaving = True
+        """Begin nothing more but what was passed over. What runs goes on, and counts."""
+        begun = [entry.record.offset for entry in self.window if entry.done or entry in self.scopes]
+        begun += [entry.record.offset for entry in self.aside]
+        waiting = [entry.record.offset for entry in self.window if entry.waits]
+        waiting += [entry.record.offset for entry in self.held]
+        self.until = min([max(begun, default=-1) + 1, *waiting])
         self.window.closed.set()
         self.held.clear()
 
+    def leave_at_once(self) -> None:
+        """Begin nothing more."""
+        self.until = 0
+        self.window.closed.set()
+        self.held.clear()
+        self.tell_if_idle()
+
+    def end_before(self, entry: Entry) -> None:
+        """It is being left, and the entry would have to wait: begin nothing from there on."""
+        if entry.window is self.window:
+            self.until = min(self.until, entry.record.offset)
+            self.tell_if_idle()
+
     def lose(self) -> None:
         """Somebody else may be at it already: end what runs."""
-        self.leave()
+        self.leave_at_once()
         self.lost = True
         for scope in self.scopes.values():
             scope.cancel()
 
     def tell_if_idle(self) -> None:
-        """To be called when somebody has ended to work for it."""
+        """To be called when somebody has ended to work for it, or something is done."""
         if self.is_idle():
             idle, self._idle = self._idle, trio.Event()
             idle.set()

@@ -16,6 +16,8 @@ import trio
 import creche
 from creche import Runtime
 from creche.components import db as component
+from creche.components import mq
+from creche.components.mq import MessageTooLarge
 from creche.components.mq.message import OUTBOX_HEADER, TRACE_HEADER, Ack, Message, NotSent
 from creche.runtime.context import carrying
 from creche.runtime.errors import Unavailable
@@ -182,6 +184,8 @@ async def test_a_message_carries_the_trace_of_its_publisher(tmp_path: Path) -> N
         (Message("topic", NO_BYTES), TypeError),
         (Message("topic", b"", NO_BYTES), TypeError),
         (Message("topic", b"", None, {"a": NO_TEXT}), TypeError),
+        (Message("topic", b"", None, {"a": "\ud800"}), UnicodeError),
+        (Message("topic", bytes(1_048_570), b"key", {"a": "text"}), MessageTooLarge),
     ],
 )
 async def test_what_no_log_would_take_is_refused_when_it_is_published(
@@ -193,6 +197,19 @@ async def test_what_no_log_would_take_is_refused_when_it_is_published(
             with pytest.raises(error):
                 await tx.publish(message)
         assert await db.scalar(OUTBOX) == 0
+
+
+async def test_what_was_published_reaches_a_log_that_takes_less(tmp_path: Path) -> None:
+    """It was accepted and others wait behind it; its id, which the relay adds, may make it too large, too."""
+    async with running(tmp_path) as (runtime, db):
+        log = await runtime.start(mq.component(mq.Config(path=str(tmp_path / "log"), max_message_bytes=10)))
+        async with db.transaction() as tx:
+            await tx.publish(Message("topic", b"x" * 11))
+            await tx.publish(Message("topic", b"behind"))
+        await runtime.start(component.relay(db, log))
+        while await db.scalar(OUTBOX):
+            await trio.lowlevel.checkpoint()
+        assert sum(partition.end for partition in (await log.topics.describe("topic")).partitions) == 2
 
 
 async def test_the_same_file_gives_no_id_twice_and_another_file_has_another_identity(tmp_path: Path) -> None:

@@ -83,6 +83,23 @@ async def test_what_waits_in_a_retry_topic_survives(
     assert [r.attempt for r in seen.tried] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("own_topic", [None, "morgue"])
+async def test_letters_are_found_under_the_name_of_their_topic_too(own_topic: str | None, tmp_path: Path) -> None:
+    """By default; where they have a topic that was chosen, that is the only name to look under."""
+    async with log_at(tmp_path / "log") as (runtime, mq):
+        failing = Failing({b"bad": 1})
+        consumer = await runtime.start(m.consumer(mq, "g", "t", failing, retry=ONCE, dead_letter=own_topic))
+        await send(mq, "bad")
+        while sum((await consumer.lag()).values()):
+            await trio.lowlevel.checkpoint()
+        where = own_topic or "t.dead_letter"
+        assert len(await mq.dead_letters.list(where, "g")) == 1
+        assert len(await mq.dead_letters.list("t", "g")) == (own_topic is None)
+        assert await mq.dead_letters.list("t", "other") == []
+        assert await mq.dead_letters.replay("t", "g") == (own_topic is None)
+        assert len(await mq.dead_letters.list(where, "g")) == (own_topic is not None)
+
+
 async def test_a_retry_is_for_its_group_only(tmp_path: Path) -> None:
     """Groups share the retry topics, and each handles only what it has put there."""
     good, bad = Seen(), Seen(Failing({b"1": 2}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import trio
 from hypothesis import given
@@ -108,12 +110,12 @@ async def test_who_waits_for_a_partition_to_be_idle_waits_for_handlers_and_lette
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partition.wait_idle)
         await wait_all_tasks_blocked()
-        partition.letters += 1
+        partition.aside.append(entry)
         del partition.scopes[entry]
         partition.tell_if_idle()
         await wait_all_tasks_blocked()
         assert len(nursery.child_tasks) == 1
-        partition.letters -= 1
+        partition.aside.remove(entry)
         partition.tell_if_idle()
 
 
@@ -121,11 +123,86 @@ async def test_who_waits_for_a_partition_to_be_idle_waits_for_handlers_and_lette
 async def test_what_becomes_of_entries_when_a_partition_goes(change: str, counts: bool, may_begin: bool) -> None:
     """Given away: what runs still counts, nothing begins. Lost: nothing counts, and what runs is cancelled."""
     partition = Partition(("t", 0), 0, by_key=True)
-    (entry,) = partition.window.add([record(0)])
+    entry, other = partition.window.add([record(0), record(1)])
     partition.scopes[entry] = trio.CancelScope()
     getattr(partition, change)()
-    assert (partition.counts(entry), partition.may_begin(entry)) == (counts, may_begin)
+    assert (partition.counts(entry), partition.may_begin(other)) == (counts, may_begin)
     assert partition.scopes[entry].cancel_called is (change == "lose")
+
+
+def test_who_leaves_finishes_what_was_passed_over() -> None:
+    """Records before one that is done or runs are still begun, for they would make that be done again; no others."""
+    partition = Partition(("t", 0), 0, by_key=True)
+    window = partition.window
+    a0, b1, c3 = window.add([record(0, b"a"), record(1, b"b"), record(2, b"a"), record(3, b"c"), record(4, b"a")])
+    partition.scopes[a0] = trio.CancelScope()
+    window.finish(b1)
+    window.finish(c3)
+    partition.leave()
+    del partition.scopes[a0]
+    a2 = window.finish(a0)
+    assert a2 is not None
+    assert partition.may_begin(a2)
+    assert not partition.is_idle()
+    a4 = window.finish(a2)
+    assert a4 is not None
+    assert not partition.may_begin(a4)
+    assert partition.is_idle()
+    assert window.done == 4
+
+
+@pytest.mark.parametrize("how", ["waits before", "waits after", "paused before", "paused after", "seek", "at once"])
+def test_what_would_have_to_wait_ends_that(how: str) -> None:
+    """Nothing that could not be committed is begun behind it."""
+    partition = Partition(("t", 0), 0, by_key=True)
+    first, second, third = partition.window.add([record(0), record(1), record(2)])
+    partition.window.finish(third)
+    first.waits = how == "waits before"
+    if how == "paused before":
+        partition.hold(first)
+    partition.leave()
+    if not how.endswith("before"):
+        assert partition.may_begin(first)
+        assert not partition.is_idle()
+        steps: dict[str, Callable[[], object]] = {
+            "waits after": lambda: partition.end_before(first),
+            "paused after": lambda: partition.hold(first),
+            "seek": lambda: partition.seek(5),
+            "at once": partition.leave_at_once,
+        }
+        steps[how]()
+    assert not partition.may_begin(first)
+    assert not partition.may_begin(second)
+    assert partition.is_idle()
+
+
+@given(st.lists(st.sampled_from(KEYS), min_size=1, max_size=20), st.data())
+def test_whoever_leaves_in_peace_has_done_nothing_beyond_its_last_commit(
+    keys: list[bytes | None], data: st.DataObject
+) -> None:
+    """Whatever had begun when it was told to leave, and in whatever order things end."""
+    partition = Partition(("t", 0), 0, by_key=True)
+    out = partition.window.add([record(offset, key) for offset, key in enumerate(keys)])
+    leave_after = data.draw(st.integers(0, len(keys)))
+    done: set[int] = set()
+    while True:
+        if len(done) == leave_after and not partition.leaving:
+            partition.leave()
+        out = [entry for entry in out if entry in partition.scopes or partition.may_begin(entry)]
+        if not out:
+            break
+        entry = data.draw(st.sampled_from(out))
+        if entry not in partition.scopes and data.draw(st.booleans()):
+            partition.scopes[entry] = trio.CancelScope()
+            continue
+        out.remove(entry)
+        partition.scopes.pop(entry, None)
+        following = partition.window.finish(entry)
+        done.add(entry.record.offset)
+        out += [] if following is None else [following]
+    assert partition.is_idle()
+    assert partition.window.done == len(done)
+    assert done == set(range(len(done)))
 
 
 def test_a_seek_makes_what_is_out_stale() -> None:
