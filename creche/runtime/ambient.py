@@ -17,6 +17,10 @@ class Ambient(Protocol):
         """Seconds since 1970."""
         ...
 
+    def stopwatch(self) -> float:
+        """Seconds that only go forward: for how long code takes. In any thread."""
+        ...
+
     def randbits(self, k: int) -> int:
         """`k` random bits."""
         ...
@@ -28,6 +32,10 @@ class System:
     def wall_clock(self) -> float:
         """See `Ambient`."""
         return time.time()
+
+    def stopwatch(self) -> float:
+        """See `Ambient`."""
+        return time.perf_counter()
 
     def randbits(self, k: int) -> int:
         """See `Ambient`."""

@@ -237,6 +237,10 @@ class Runtime:
         """Whether this is a deterministic run (`creche.testing.run`): no threads, virtual time, all from its seed."""
         return self._simulation is not None
 
+    def stopwatch(self) -> float:
+        """Seconds that only go forward, for how long code takes; in any thread. A deterministic run takes none."""
+        return self._ambient.stopwatch()
+
     def step_wall_clock(self, by: float) -> None:
         """Let the wall clock of this runtime step, as the system's does when it is set: `by` seconds, backwards too."""
         if not math.isfinite(by):

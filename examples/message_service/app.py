@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import creche
 from creche import components as c
+from creche.components.mq.message import Message
 
 from .api import build_api
 from .counters import counter
-from .delivery import RETRY, batch_deliverer, distributor
+from .delivery import RETRY, Handler, batch_deliverer, distributor
 from .killer import Killer
 from .model import BATCHES_GROUP, BATCHES_TOPIC, COUNTERS_GROUP, DISTRIBUTION_GROUP, TOPIC, metadata
 from .repository import Repository
@@ -54,8 +56,18 @@ class Service:
     http: c.http.HttpServer
 
 
-def build(settings: Settings, service_class: type[MessageService] = MessageService) -> Service:
-    """The whole service as a declaration: nothing runs yet. Tests pass a `service_class` with a fault in it."""
+@dataclass(frozen=True)
+class Parts:
+    """What is the service's own. Tests put in parts with a fault in them."""
+
+    service: type[MessageService] = MessageService
+    counter: Callable[[c.db.Db], Callable[[Message], Awaitable[None]]] = counter
+    distributor: Callable[[Repository, c.db.Db, c.mq.Mq], Handler] = distributor
+
+
+def build(settings: Settings, parts: Parts | None = None) -> Service:
+    """The whole service as a declaration: nothing runs yet."""
+    own = Parts() if parts is None else parts
     settings.data.mkdir(parents=True, exist_ok=True)
     intensity = UNDER_FIRE if settings.kill_every or settings.under_fire else None
     app = creche.App("message-service", intensity=intensity, seed=settings.kill_seed)
@@ -69,15 +81,15 @@ def build(settings: Settings, service_class: type[MessageService] = MessageServi
     cache = app.use(c.cache.component().options(backoff=QUICK))
     repository = Repository(db, cache)
     app.use(c.db.relay(db, mq).options(backoff=QUICK))
-    counters = c.mq.consumer(mq, COUNTERS_GROUP, [TOPIC], counter(db), concurrency=8)
+    counters = c.mq.consumer(mq, COUNTERS_GROUP, [TOPIC], own.counter(db), concurrency=8)
     app.use(counters.options(name="counters", backoff=QUICK))
     distribution = c.mq.consumer(
-        mq, DISTRIBUTION_GROUP, [TOPIC], distributor(repository, db, mq), concurrency=8, retry=RETRY
+        mq, DISTRIBUTION_GROUP, [TOPIC], own.distributor(repository, db, mq), concurrency=8, retry=RETRY
     )
     app.use(distribution.options(name="distribution", backoff=QUICK))
     batches = c.mq.consumer(mq, BATCHES_GROUP, [BATCHES_TOPIC], batch_deliverer(db), concurrency=2, retry=RETRY)
     app.use(batches.options(name="batches", backoff=QUICK))
-    service = app.use(creche.child(service_class, db, uid, repository).options(backoff=QUICK))
+    service = app.use(creche.child(own.service, db, uid, repository).options(backoff=QUICK))
     config = c.http.ServerConfig(port=settings.port)
     api = build_api(service, uid)
     http = app.use(c.http.http_server(config, api).options(backoff=QUICK))

@@ -23,17 +23,17 @@ from creche import chaos
 from creche import components as c
 from creche.runtime.component import ComponentSpec
 
-from .app import Service, Settings, build
+from .app import Parts, Service, Settings, build
 from .audit import audit
 from .client import Poster, Receipt
 from .crowd import FRIENDS, SESSIONS
 from .http_client import Reply
 from .model import User
-from .service import MessageService
 
 MESSAGES, CLIENTS = 12, 4
 # A session for everybody, two of pairs, two of groups; the one of 501 members would take its time.
 CHOSEN = (0, 2, 3, 4, 5)
+SETTLED = "each accepted message is stored, published, counted and delivered once"
 HEALTHY_WITHIN = 10.0  # seconds: the longest backoff, and what the consumers need to take up again
 # Faults come fast, for the whole of it takes some seconds. Each layer, and each actor but the edge's, may be hit.
 # Ids are refused for as long as the clock is behind, so it does not step far.
@@ -77,21 +77,23 @@ class AsgiClient:
         """There is no connection."""
 
 
-async def scenario(world: chaos.World, service_class: type[MessageService] = MessageService) -> None:
+async def scenario(world: chaos.World, parts: Parts | None = None) -> None:
     """Post messages under the plan; then everything must be there once."""
     receipts: list[Receipt] = []
     with folder_in_memory() as data:
-        async with running(data, service_class) as (service, runtime):
+        async with running(data, parts) as (service, runtime):
             poster = Poster(lambda: AsgiClient(service.api), receipts.append, world.seed)
             world.always("one answer for all tries", lambda: len({r.key for r in receipts}) == len(receipts))
             await poster.set_up([User(name, name.title()) for name in FRIENDS], [SESSIONS[number] for number in CHOSEN])
             async with world.unleashed(runtime):
                 await poster.post(numbered(), CLIENTS)
             await world.eventually("healthy again", lambda: healthy(runtime), within=HEALTHY_WITHIN)
-            await world.eventually("all that follows is done", lambda: settled(data, receipts), within=HEALTHY_WITHIN)
-        findings = audit(data, receipts)
-        if not findings.holds:
-            world.report("accepted: stored, published, counted and delivered once", str(findings))
+            await world.eventually(
+                "accepted: stored, published, counted, delivered once",
+                lambda: settled(data, receipts),
+                within=HEALTHY_WITHIN,
+            )
+        settled(data, receipts)  # also after the stop
 
 
 def numbered() -> Iterator[tuple[int, str]]:
@@ -101,9 +103,9 @@ def numbered() -> Iterator[tuple[int, str]]:
 
 
 @asynccontextmanager
-async def running(data: Path, service_class: type[MessageService]) -> AsyncGenerator[tuple[Service, creche.Runtime]]:
+async def running(data: Path, parts: Parts | None) -> AsyncGenerator[tuple[Service, creche.Runtime]]:
     """The service without its server."""
-    service = build(Settings(data, under_fire=True), service_class)
+    service = build(Settings(data, under_fire=True), parts)
     service.app.override(service.http, ComponentSpec("http", creche.child(NoServer), c.http.HttpServer, layer="edge"))
     async with service.app.open() as opened:
         yield service, opened.runtime
@@ -126,8 +128,10 @@ def healthy(runtime: creche.Runtime) -> bool:
 
 
 def settled(data: Path, receipts: list[Receipt]) -> bool:
-    """Whether all that follows from the accepted messages has been done."""
-    return audit(data, receipts).holds
+    """All that follows from the accepted messages has been done. Raises AssertionError, with what has not."""
+    findings = audit(data, receipts)
+    assert findings.holds, findings
+    return True
 
 
 def main() -> int:

@@ -10,15 +10,14 @@ import trio
 
 import creche
 
-from .app import Settings, build
-from .service import MessageService
+from .app import Parts, Settings, build
 
 
-def main(service_class: type[MessageService] = MessageService) -> int:
+def main(parts: Parts | None = None) -> int:
     """Run the service; the exit status is the app's."""
     arguments = _arguments()
     settings = Settings(arguments.data, arguments.port, arguments.kill_every, arguments.kill_seed)
-    service = build(settings, service_class)
+    service = build(settings, parts)
 
     async def announce_and_serve(running: creche.Running) -> None:
         host, port = await service.http.address()

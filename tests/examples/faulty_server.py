@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from examples.message_service.app import Parts
 from examples.message_service.model import Answer, SendMessage
 from examples.message_service.server import main
 from examples.message_service.service import MessageService, accept
@@ -22,4 +23,4 @@ class AcknowledgesBeforeCommit(MessageService):
 
 
 if __name__ == "__main__":
-    sys.exit(main(AcknowledgesBeforeCommit))
+    sys.exit(main(Parts(service=AcknowledgesBeforeCommit)))

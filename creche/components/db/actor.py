@@ -56,8 +56,11 @@ class DbActor(Actor):
         self._lease = lease = DbLease(
             self.context.incarnation, self.context.path, config.pool_size, runtime.deadlines, config.transaction_timeout
         )
-        self._writer = Sqlite(self.context.path, config, router)
-        readers = [Sqlite(self.context.path, config, router, read_only=True) for _ in range(config.pool_size)]
+        self._writer = Sqlite(self.context.path, config, router, clock=runtime.stopwatch)
+        readers = [
+            Sqlite(self.context.path, config, router, read_only=True, clock=runtime.stopwatch)
+            for _ in range(config.pool_size)
+        ]
         self._opening = trio.CapacityLimiter(1)  # its own: the others' threads may all be busy
         self._connections = [self._writer, *readers]
         self._visits = [Visits(self.context, lease, lease.writer, self._writer, config.busy_timeout)]
