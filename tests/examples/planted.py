@@ -44,9 +44,8 @@ class NewKeyForEachTry(MessageService):
 
     async def send(self, session_id: str, request_id: str, request: SendMessage) -> Answer:
         message_id = await self._uid.snowflake()
-        return await self._db.transact(
-            accept, message_id, session_id, f"send_message:{request_id}:{message_id}", request
-        )
+        key = f"send_message:{request_id}:{message_id}"
+        return await self._db.transact_sync(accept, message_id, session_id, key, request)
 
 
 async def a_new_key_for_each_try(world: chaos.World) -> None:

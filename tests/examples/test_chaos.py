@@ -12,8 +12,8 @@ PATIENCE = 300.0  # seconds of virtual time
 
 
 def test_the_service_holds_whatever_strikes() -> None:
-    report = chaos.check(scenario, 40, recipe=RECIPE, patience=PATIENCE)
-    assert report.runs == 40
+    report = chaos.check(scenario, 30, recipe=RECIPE, patience=PATIENCE)
+    assert report.runs == 30
 
 
 def test_a_seed_tells_one_story() -> None:
@@ -23,8 +23,8 @@ def test_a_seed_tells_one_story() -> None:
     assert one.summary.restarts > 0
 
 
-# Where the search begins: two of them take some 60 seeds from 0 on.
-FIRST = {"a_dual_write": 40, "an_error_swallowed": 60}
+# Where the search begins: one of them takes some 60 seeds from 0 on.
+FIRST = {"counted_without_a_mark": 50}
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.__name__)
