@@ -110,6 +110,7 @@ class Node(ABC):
     """A cell or a supervisor."""
 
     __slots__ = (
+        "_changed",
         "_onlookers",
         "history",
         "incarnation",
@@ -138,6 +139,7 @@ class Node(ABC):
         self.streak = 0  # crashes since the last healthy time
         self.history: deque[tuple[float, int, str]] | None = None
         self.start_error: Exception | None = None  # of the first start, for whoever waits for it
+        self._changed: trio.Event | None = None
         self._onlookers: Onlookers | None = None
 
     # --- lifecycle, seen from the supervisor ------------------------------------------------------
@@ -251,11 +253,11 @@ class Node(ABC):
         if to not in TRANSITIONS[self.state]:
             raise InternalError(f"{self.path}: no transition from {self.state.value} to {to.value}")
         self.state = to
-        onlookers = self._onlookers
-        if onlookers is not None:
-            onlookers.tell(self, to)
-            if not onlookers and self._onlookers is onlookers:
-                self._onlookers = None
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+        if self._onlookers is not None:
+            self._tell(self._onlookers, to)
         if to is _S.STOPPED:
             self.parent.child_stopped(self)
 
@@ -269,9 +271,14 @@ class Node(ABC):
 
     async def wait_for_change(self) -> None:
         """Park until the node moves to another state."""
-        if self._onlookers is None:
-            self._onlookers = Onlookers()
-        await self._onlookers.wait()
+        if self._changed is None:
+            self._changed = trio.Event()
+        await self._changed.wait()
+
+    def _tell(self, onlookers: Onlookers, to: State) -> None:
+        onlookers.tell(self, to)  # somebody may look away meanwhile, and somebody else begin to
+        if not onlookers and self._onlookers is onlookers:
+            self._onlookers = None
 
     def watch(self, onlooker: Onlooker) -> None:
         """Tell `onlooker` of each move from now on."""
@@ -283,6 +290,8 @@ class Node(ABC):
         """Tell it no more. Idempotent."""
         if self._onlookers is not None:
             self._onlookers.remove(onlooker)
+            if not self._onlookers:
+                self._onlookers = None
 
     def will_move_because_of(self, cause: Exception | None) -> None:
         """The next move is due to `cause`: whoever looks on is told."""

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 A node has one place for all of them, made for the first and dropped with the last: a node that nobody looks at pays
-nothing. They are told synchronously, in the very step in which the node moves (`Node.move`), so nothing can fall
+nothing. (Who only waits for its next state needs no onlooker, see `Node.wait_for_change`.) They are told synchronously, in the very step in which the node moves (`Node.move`), so nothing can fall
 between a look at the state and the next change of it.
 
 A node holds its onlookers, and they hold what they tell: a channel, an actor's lane. Nobody here holds an incarnation,
@@ -13,8 +13,6 @@ its frames, or a live error, so to look at the dead keeps nothing of them. Whoev
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
-
-import trio
 
 if TYPE_CHECKING:
     from .node import Node, State
@@ -34,11 +32,10 @@ class Onlooker(Protocol):
 class Onlookers:
     """All that look at one node."""
 
-    __slots__ = ("_all", "_change", "cause")
+    __slots__ = ("_all", "cause")
 
     def __init__(self) -> None:
         self._all: dict[Onlooker, None] = {}  # in the order in which they came
-        self._change: trio.Event | None = None
         self.cause: Exception | None = None  # of the next move
 
     def __len__(self) -> int:
@@ -52,17 +49,8 @@ class Onlookers:
         """Tell it no more. Idempotent."""
         self._all.pop(onlooker, None)
 
-    async def wait(self) -> None:
-        """Park until the node moves."""
-        if self._change is None:
-            self._change = trio.Event()
-        await self._change.wait()
-
     def tell(self, node: Node, to: State) -> None:
         """The node has moved."""
-        change, self._change = self._change, None
-        if change is not None:
-            change.set()
         cause, self.cause = self.cause, None
         for onlooker in list(self._all):
             if onlooker in self._all:  # one may take another out

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import trio
+from trio.lowlevel import checkpoint
 
 from ..runtime.context import PLACE
 from ..runtime.errors import ActorStopped, SpecInvalid, StartFailed
@@ -114,7 +115,10 @@ class Supervisor(Restarts):
             child.finalize(None)  # this supervisor is down, and so are its children
         elif not child.end_now(Want.DRAIN):
             self.runtime.clean_context.run(self._nursery.start_soon, self._retire, child, Want.DRAIN)
-        await child.wait_for(State.STOPPED)
+        if child.state is State.STOPPED:
+            await checkpoint()  # who stops one after the other starves nobody
+        else:
+            await child.wait_for(State.STOPPED)
 
     def _free_name(self, spec: Spec[Any]) -> str:
         name = name_of(spec)
