@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 A node has one place for all of them, made for the first and dropped with the last: a node that nobody looks at pays
-nothing. (Who only waits for its next state needs no onlooker, see `Node.wait_for_change`.) They are told synchronously, in the very step in which the node moves (`Node.move`), so nothing can fall
-between a look at the state and the next change of it.
+nothing. They are told synchronously, in the very step in which the node moves (`Node.move`), so nothing can fall
+between a look at the state and the next change of it. Who only waits for the next state needs none of this: see
+`Node.wait_for_change`.
 
 A node holds its onlookers, and they hold what they tell: a channel, an actor's lane. Nobody here holds an incarnation,
 its frames, or a live error, so to look at the dead keeps nothing of them. Whoever stops looking takes himself out.
