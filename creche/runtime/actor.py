@@ -26,7 +26,7 @@ R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 # Names that the runtime gives a meaning of its own. They are overridden, not sent.
-RESERVED = frozenset({"context", "lifespan", "config", "validate", "apply", "handover"})
+RESERVED = frozenset({"context", "lifespan", "config", "validate", "apply", "handover", "dependency_changed"})
 _OPTIONS = "__creche_message__"
 
 
@@ -168,6 +168,7 @@ class Actor:
     context: ActorContext
     __messages__: ClassVar[dict[str, MessageSpec]] = {}
     __plain__: ClassVar[bool] = True
+    __heeds__: ClassVar[bool] = False  # whether it wants to know what becomes of its dependencies
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -179,6 +180,7 @@ class Actor:
                     table[name] = spec
         cls.__messages__ = table
         cls.__plain__ = cls.lifespan is Actor.lifespan
+        cls.__heeds__ = cls.dependency_changed is not Actor.dependency_changed
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
@@ -190,6 +192,19 @@ class Actor:
         """
         yield
 
+    async def dependency_changed(self, dependency: object, change: Literal["restarted", "stopped"]) -> None:
+        """Override to be told of the actors and components whose handles this actor was constructed with.
+
+        Awaited in turn with the messages and before those that wait, when `dependency` has come up again after a crash,
+        or has ended for good. Changes that come while the actor is busy are told once, the last one. An error in it is
+        what it would be in the handler of a cast.
+
+        Parameters
+        ----------
+        dependency
+            The handle, the same object that was given as an argument.
+        """
+
 
 def _is_exception_class(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Exception)
@@ -199,6 +214,9 @@ def _message_spec(owner: type, name: str, member: object, inherited: MessageSpec
     where = f"{owner.__qualname__}.{name}"
     if name == "lifespan" and inspect.isasyncgenfunction(member):
         raise SpecInvalid(where, member, "decorate it with @contextlib.asynccontextmanager")
+    if name == "dependency_changed" and not _takes_two_arguments(member):
+        fix = "the runtime awaits it with two arguments: `async def dependency_changed(self, dependency, change)`"
+        raise SpecInvalid(where, member, fix)
     if name == "context" and callable(member):
         raise SpecInvalid(where, member, "`context` is the actor's way to its runtime: choose another name")
     if name.startswith("_") or name in RESERVED:
@@ -216,6 +234,16 @@ def _message_spec(owner: type, name: str, member: object, inherited: MessageSpec
     if inherited is not None:
         raise SpecInvalid(where, member, "hides a message of the base class by something that is no message")
     return None
+
+
+def _takes_two_arguments(member: object) -> bool:
+    if not inspect.iscoroutinefunction(member):
+        return False
+    try:
+        inspect.signature(member).bind("self", "dependency", "change")
+    except TypeError:
+        return False
+    return True
 
 
 def _row(name: str, options: MessageOptions | None, inherited: MessageSpec | None) -> MessageSpec:

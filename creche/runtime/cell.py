@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import trio
 from trio.lowlevel import checkpoint, current_task, wait_task_rescheduled
 
+from . import events
 from .actor import Actor
 from .context import BAGGAGE, NO_BAGGAGE, PLACE, ActorContext, Background, Lease
 from .deadlines import Timer
+from .dependencies import heed_dependencies
 from .envelope import NEVER
-from .errors import ActorStopped, CallFailed, IncarnationEnded, NotDelivered
+from .errors import ActorStopped, CallFailed, IncarnationEnded, NotDelivered, SpecInvalid
 from .handle import Handle, Statistics
 from .handling import CUT, EXIT, Handling
 from .life import CRASHES_PER_PASS, NOT_YET
@@ -52,7 +54,7 @@ class _Grace(Timer):
 class Cell(Handling):
     """See above. Users hold a `Handle` to it and never see it."""
 
-    __slots__ = ("_kept", "_life", "_maker", "_nurseries", "_patience", "_plain", "granted")
+    __slots__ = ("_kept", "_life", "_maker", "_next", "_nurseries", "_patience", "_plain", "granted")
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class Cell(Handling):
     ) -> None:
         super().__init__(runtime, parent, name, options, cls)
         self._maker = maker
+        self._next: ActorSpec[Any] | None = None  # what the next incarnation is made from
         self._plain = cls.__plain__
         self._life: trio.CancelScope | None = None
         self._nurseries = 0  # that the lifespan holds open
@@ -87,6 +90,8 @@ class Cell(Handling):
     def _come_up(self) -> Actor:
         """A plain actor is ready when it has been constructed."""
         actor: Actor = self._maker.construct(ActorContext(self))
+        if actor.__heeds__:
+            self._heed_dependencies(actor)
         self._is_ready()
         return actor
 
@@ -94,6 +99,8 @@ class Cell(Handling):
         died_of: Exception | None = None
         with trio.CancelScope() as self._life:
             actor = self._maker.construct(ActorContext(self))
+            if actor.__heeds__:
+                self._heed_dependencies(actor)
             async with actor.lifespan():
                 PLACE.set(self)
                 self._nurseries = 0 if self._task is None else len(self._task.child_nurseries)
@@ -120,7 +127,21 @@ class Cell(Handling):
         if BAGGAGE.get() is not NO_BAGGAGE:
             BAGGAGE.set(NO_BAGGAGE)
         self._spoiled = self.stuck = False
+        if self._next is not None:
+            self._adopt(self._next)
         super()._begin()
+
+    def _adopt(self, maker: ActorSpec[Any]) -> None:
+        """From now on this is another spec's actor; path, mailbox and history stay."""
+        self._maker, self._next = maker, None
+        self.spec = maker.rules
+        self.messages = maker.cls.__messages__
+        self._plain = maker.cls.__plain__
+        if self.runtime.events.on:
+            self.emit(events.Replaced, maker.cls.__qualname__)
+
+    def _heed_dependencies(self, actor: Actor) -> None:
+        heed_dependencies(self, actor, list(self._maker.dependencies()))
 
     def _is_ready(self) -> None:
         self._lose_patience_no_more()
@@ -255,7 +276,8 @@ class Cell(Handling):
 
     def _may_come_up_here(self) -> bool:
         # Spoiled: by a kill from whoever was told of the crash. It came too late, but the scope is cancelled.
-        return self.state is State.DOWN and self._may_start() and not self._spoiled
+        # Another spec may not be that of a plain actor.
+        return self.state is State.DOWN and self._may_start() and not self._spoiled and self._next is None
 
     # ==============================================================================================
     # Ends
@@ -372,6 +394,22 @@ class Cell(Handling):
         self._exiting = self._exiting or EXIT
         self._ending = True
         self.wake()
+
+    def replace(self, maker: ActorSpec[Any]) -> None:
+        """Make the next incarnation from another spec. Raises `SpecInvalid` if it cannot take this one's place."""
+        self._must_fit(maker)
+        self._next = maker
+
+    def _must_fit(self, maker: ActorSpec[Any]) -> None:
+        table = maker.cls.__messages__
+        for name, row in self.messages.items():
+            if table.get(name) != row:
+                fix = f"it has not the message {name!r} of {self.path}, or declares it in another way: use a subclass"
+                raise SpecInvalid("replace", maker.cls, fix)
+        for name in ("mailbox", "overflow", "register"):
+            if getattr(maker.rules, name) != getattr(self.spec, name):
+                fix = f"the mailbox and the names of an actor stay: it has {getattr(self.spec, name)!r}"
+                raise SpecInvalid(f"replace: {name}", getattr(maker.rules, name), fix)
 
     # --- what actors use --------------------------------------------------------------------------
 

@@ -82,8 +82,15 @@ class AutoShutdown(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced(Event):
+    """The next incarnation, and all after it, are made from another spec, which is of the class `cls`."""
+
+    cls: str
+
+
+@dataclass(frozen=True, slots=True)
 class GroupRestart(Event):
-    """A supervisor restarts several children because one of them crashed. `children` in start order."""
+    """A supervisor restarts children together, because one of them crashed or changes. `children` in start order."""
 
     children: tuple[str, ...]
 

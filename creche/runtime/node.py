@@ -316,6 +316,12 @@ class Node(ABC):
             yield when, f"{when - self.runtime.opened_at:.3f} s {self.path}#{incarnation}: {text}"
 
 
+def node_behind(handle: object) -> Node | None:
+    """The node that a handle reaches; None if it is not bound, or no handle at all."""
+    node = getattr(handle, "_node", None)
+    return node if isinstance(node, Node) else None
+
+
 def one_line(error: BaseException) -> str:
     """An error's type and the first line of its text."""
     try:
@@ -430,3 +436,6 @@ class Group(Protocol):
 
     async def stop_child(self, child: Node) -> None:
         """Stop a child for good, gracefully."""
+
+    async def replace_child(self, child: Node, spec: Spec[Any], *, now: bool) -> None:
+        """Make a child from another spec, from its next incarnation on. Raises `SpecInvalid` or `StartFailed`."""

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, TypeVarTuple, cast, overload
 
 import trio
 from outcome import Outcome
@@ -127,6 +127,42 @@ class Runtime:
         must_not_wait_for_itself(node)
         if node.state is not State.STOPPED:
             await cast("Group", node.parent).stop_child(node)
+
+    async def replace(self, target: object, spec: Spec[Any], *, when: Literal["next", "now"] = "next") -> None:
+        """Make an actor from another spec, under the same path, handles and mail: another version, other options.
+
+        The new class must have all messages of the old one, declared in the same way, as a subclass has them; options
+        of its mailbox and its registered name stay. The change is not undone when it turns out to crash.
+
+        Parameters
+        ----------
+        target
+            The actor's handle, or its path.
+        when
+            ``"next"``: from its next incarnation on, whatever brings that about. ``"now"``: the present one ends as it
+            does for a group restart: it finishes the message in hand within its `drain` time, its mail is kept, nobody
+            is charged. Then this returns when its successor is ready. If cancelled, the change is made all the same.
+
+        Raises
+        ------
+        SpecInvalid
+            The spec cannot take the place of the present one, by itself or among its siblings; nothing has changed.
+        StartFailed
+            The successor has crashed at once. It is restarted, or not, as after any crash.
+        ActorStopped
+            It has ended for good, or it does before the successor is there.
+        CallCycle
+            ``when="now"`` from a handler of that very actor, which it would wait for.
+        """
+        require_spec("replace", spec)
+        if when not in ("next", "now"):
+            raise SpecInvalid("when", when, "use 'next' or 'now'")
+        node = self.node_of(target)
+        if node is self.root:
+            raise SpecInvalid("replace", node.path, "only an actor can be replaced")
+        if when == "now":
+            must_not_wait_for_itself(node)
+        await cast("Group", node.parent).replace_child(node, spec, now=when == "now")
 
     def kill(self, target: object, reason: str) -> bool:
         """Crash the present incarnation of `target` (a handle or a path) with `Killed(reason)`.

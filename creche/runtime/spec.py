@@ -346,12 +346,6 @@ def require_spec(where: str, value: object) -> None:
     raise SpecInvalid(where, value, f"pass a spec: {examples}")
 
 
-def node_behind(handle: object) -> Node | None:
-    """The node that a handle reaches; None if it is not bound, or no handle at all."""
-    node = getattr(handle, "_node", None)
-    return node if isinstance(node, Node) else None
-
-
 def name_of(spec: Spec[Any]) -> str:
     """The name of a child among its siblings."""
     return spec.child_options.name or spec.default_name()

@@ -16,8 +16,7 @@ import trio
 
 from ..runtime import events
 from ..runtime.deadlines import Timer
-from ..runtime.node import Node, Parent, State, Want
-from ..runtime.spec import node_behind
+from ..runtime.node import Node, Parent, State, Want, node_behind
 from .children import Children
 from .strategies import GROUP_OF, Strategy
 

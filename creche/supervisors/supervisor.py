@@ -16,15 +16,16 @@ Only a supervisor that is done for good finalizes its children. A bug in here is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, cast
 
 import trio
 from trio.lowlevel import checkpoint
 
+from ..runtime.cell import Cell
 from ..runtime.context import PLACE
 from ..runtime.errors import ActorStopped, SpecInvalid, StartFailed
 from ..runtime.node import Node, Parent, State, Want, one_line, without_frames
-from ..runtime.spec import Spec, name_of
+from ..runtime.spec import ActorSpec, Spec, name_of
 from ..runtime.waits import Start
 from .children import ENDED, break_off
 from .restarts import Restarts
@@ -120,6 +121,39 @@ class Supervisor(Restarts):
         else:
             await child.wait_for(State.STOPPED)
 
+    async def replace_child(self, child: Node, spec: Spec[Any], *, now: bool) -> None:
+        """See `Group`. A restart now is a group restart of this child alone; it goes on if the caller leaves."""
+        await trio.lowlevel.checkpoint()
+        if child.final:
+            raise ActorStopped(child.path)
+        if not isinstance(child, Cell):
+            raise SpecInvalid("replace", child.path, "only an actor can be replaced: stop it and start another")
+        maker = self._replacement(child, spec, now)
+        child.replace(maker)
+        if self.rules.strategy == "dependents":
+            self._specs[child.name] = maker
+        if now:
+            before = child.incarnation
+            self._join_group((child.name,), 0.0)
+            while child.incarnation == before or child.state is State.STARTING:
+                await child.wait_for_change()
+                if child.state is State.STOPPED:
+                    raise ActorStopped(child.path)
+            if child.state not in (State.RUNNING, State.STOPPING):
+                raise StartFailed(child.path, "; ".join(line for _, line in list(child.crashes())[-1:]))
+
+    def _replacement(self, child: Node, spec: Spec[Any], now: bool) -> ActorSpec[Any]:
+        """The spec that is to take the place of a child's present one."""
+        if not _is_for_an_actor(spec):
+            raise SpecInvalid("replace", spec, "pass creche.child(...): only an actor takes an actor's place")
+        if spec.rules.name not in (None, child.name):
+            raise SpecInvalid("replace: name", spec.rules.name, f"an actor's name stays: {child.name!r}")
+        if now and spec.rules.restart == "temporary":
+            raise SpecInvalid("replace: restart", "temporary", "a temporary child has no next incarnation")
+        names = list(self._nodes)
+        self.rules.check_child(spec, child.name, names[: names.index(child.name)])
+        return spec.options(name=child.name)
+
     def _free_name(self, spec: Spec[Any]) -> str:
         name = name_of(spec)
         if name not in self._nodes:
@@ -166,3 +200,7 @@ class Supervisor(Restarts):
         self._final_cause = without_frames(cause)
         for node in reversed(list(self._nodes.values())):
             node.finalize(cause)
+
+
+def _is_for_an_actor(spec: Spec[Any]) -> TypeGuard[ActorSpec[Any]]:
+    return isinstance(spec, ActorSpec)

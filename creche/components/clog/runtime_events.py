@@ -16,6 +16,7 @@ _OWN = frozenset(
 _LINES: dict[type[events.Event], tuple[int, str]] = {
     events.Crashed: (ERROR, "actor crashed"),
     events.Restarting: (WARNING, "actor restarting"),
+    events.Replaced: (INFO, "actor replaced"),
     events.Parked: (ERROR, "parked: crashed too often"),
     events.Unparked: (INFO, "healthy again after being parked"),
     events.AutoShutdown: (INFO, "supervisor stops itself: its significant children have ended"),

@@ -32,6 +32,7 @@ class Fragile(creche.Actor):
         (events.Ready(*AT, after=0.1), DEBUG, "Ready"),
         (events.Crashed(*AT, error="E: x", detail="trace", queued=2), ERROR, "actor crashed"),
         (events.Restarting(*AT, delay=0.5, restarts=2), WARNING, "actor restarting"),
+        (events.Replaced(*AT, cls="Greeter"), INFO, "actor replaced"),
         (events.Parked(*AT, delay=0.5, restarts=2), ERROR, "parked: crashed too often"),
         (events.Unparked(*AT), INFO, "healthy again after being parked"),
         (events.AutoShutdown(*AT, child="a"), INFO, "supervisor stops itself: its significant children have ended"),
