@@ -25,8 +25,7 @@ class Application:
         self.go_on = trio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            raise RuntimeError("not supported")
+        assert scope["type"] != "lifespan"
         if scope["path"] == "/bug":
             raise RuntimeError("a bug in the application")
         if scope["path"] == "/slow":
@@ -60,6 +59,29 @@ async def read_all(stream: trio.SocketStream) -> bytes:
 async def test_it_serves_an_asgi_application() -> None:
     async with serving(Application()) as (_, port):
         assert b"200" in await get(port)
+
+
+async def test_starts_and_stops_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """An application that knows nothing of ASGI's lifespan is nothing to warn of, at no start and no restart."""
+    async with serving(Application()) as (runtime, port):
+        runtime.kill("root/http", "test")
+        assert b"200" in await get(port)
+        assert runtime.tree().find("root/http").restarts == 1
+    assert [record.getMessage() for record in caplog.records if "hypercorn" in record.name] == []
+
+
+async def test_an_application_never_sees_the_lifespan_events() -> None:
+    """What it needs is started by the tree; so one that does handle them is not started twice."""
+    seen: list[str] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["type"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(application) as (_, port):
+        assert b" 204 " in await get(port)
+    assert seen == ["http"]
 
 
 async def test_a_connection_made_while_the_actor_is_down_is_served_by_the_next_incarnation() -> None:
