@@ -19,7 +19,10 @@ from .errors import ConfigInvalid
 
 CONFIG_INVALID = 1
 USAGE_ERROR = 2
-COMMANDS_ABOVE = {"proxy": ("creche.chaos.network.command", "a TCP proxy with faults")}
+COMMANDS_ABOVE = {
+    "dlq": ("creche.components.mq.command", "look at dead letters and send them back"),
+    "proxy": ("creche.chaos.network.command", "a TCP proxy with faults"),
+}
 """{name: (module, help)}. The module is imported if the command is given; its `fill` completes the parser."""
 
 
@@ -131,14 +134,14 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     run = commands.add_parser("run", help="run an app until it is told to stop")
     run.add_argument("app", help="module:attribute, for instance service.main:app")
-    _add_options(run)
+    add_options(run)
     run.set_defaults(command=_run)
     config = commands.add_parser("config", help="look at the configuration").add_subparsers(
         required=True, metavar="command"
     )
     check = config.add_parser("check", help="check it, and print each value with its origin; starts nothing")
     check.add_argument("app", nargs="?", help="module:attribute; without, the components' sections are checked")
-    _add_options(check)
+    add_options(check)
     check.set_defaults(command=_check_config)
     for name, (module, text) in COMMANDS_ABOVE.items():
         above = commands.add_parser(name, help=text)
@@ -147,6 +150,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What a command takes that reads the configuration: `main` puts it where that is looked for."""
     parser.add_argument("--config", metavar="FILE", help=f"the config file, as with {FILE_VARIABLE}")
     parser.add_argument("--env", help=f"development or production, as with {ENV_VARIABLE}")

@@ -73,6 +73,19 @@ def replayed(letter: Received) -> Letter:
     return Letter(letter.original_topic, letter.value, letter.key, headers)
 
 
+def about_failure(letter: Received) -> dict[str, str]:
+    """What the headers tell of where the record was sent to, and of what became of it."""
+    names = {
+        "original_topic": ORIGINAL_TOPIC,
+        "original_partition": _ORIGINAL_PARTITION,
+        "original_offset": _ORIGINAL_OFFSET,
+        "attempts": ATTEMPTS,
+        "error_type": _ERROR_TYPE,
+        "error": _ERROR,
+    }
+    return {name: letter.headers[header] for name, header in names.items() if header in letter.headers}
+
+
 def _headers(record: Received, error: Exception, attempts: int, outbox_id: str) -> dict[str, str]:
     kept = {name: text for name, text in record.headers.items() if name not in _OF_A_FAILURE}
     origin = {
