@@ -17,6 +17,7 @@ from .consumer import Order as Order
 from .consumer import consumer as consumer
 from .delivery import Delivery as Delivery
 from .delivery import Statistics as Statistics
+from .errors import GroupActive as GroupActive
 from .errors import GroupInvalid as GroupInvalid
 from .errors import MessageTooLarge as MessageTooLarge
 from .errors import OffsetInvalid as OffsetInvalid
@@ -31,6 +32,8 @@ from .events import PartitionsRevoked as PartitionsRevoked
 from .events import RecordFailed as RecordFailed
 from .events import RecordsExpired as RecordsExpired
 from .events import RecordsMissed as RecordsMissed
+from .groups import GroupInfo as GroupInfo
+from .handle import ConsumerGroups as ConsumerGroups
 from .handle import DeadLetters as DeadLetters
 from .handle import Mq as Mq
 from .handle import Topics as Topics

@@ -36,9 +36,9 @@ from ...runtime.actor import Actor, message
 from ...runtime.errors import NotDelivered, OutcomeUnknown
 from .config import Config
 from .delivery import Accumulator, Delivery, OnDelivery
-from .errors import MessageTooLarge, TopicExists, TopicUnknown, Unavailable
+from .errors import GroupActive, MessageTooLarge, TopicExists, TopicUnknown, Unavailable
 from .events import MembersExpelled, RecordsExpired
-from .groups import Groups, Share
+from .groups import End, GroupInfo, Groups, Share
 from .log import Log
 from .message import Ack, Message, Received, TopicPartition
 from .sessions import Session
@@ -229,6 +229,28 @@ class LogActor(Actor):
     async def lag(self, group: str) -> dict[TopicPartition, int]:
         """See `Groups.lag`."""
         return await self._in_thread(self._groups.lag, group)
+
+    # --- groups -------------------------------------------------------------------------------------------------------
+
+    @message(on_caller_gone="cancel", raises=Unavailable)
+    async def group_names(self) -> list[str]:
+        """See `Groups.names`."""
+        return await self._in_thread(self._groups.names)
+
+    @message(on_caller_gone="cancel", raises=Unavailable)
+    async def describe_group(self, group: str) -> GroupInfo:
+        """See `Groups.describe`."""
+        return await self._in_thread(self._groups.describe, group)
+
+    @message(raises=(GroupActive, TopicUnknown, Unavailable))
+    async def set_offsets(self, group: str, offsets: Mapping[TopicPartition, int | End]) -> None:
+        """See `Groups.set_offsets`."""
+        await self._in_thread(lambda: self._groups.set_offsets(group, offsets, self._clock()))
+
+    @message(raises=(GroupActive, Unavailable))
+    async def delete_group(self, group: str) -> bool:
+        """See `Groups.delete`."""
+        return await self._in_thread(lambda: self._groups.delete(group, self._clock()))
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,8 @@ from ...runtime.errors import CallFailed, SpecInvalid
 from ...runtime.spec import child
 from .errors import OffsetInvalid, PartitionUnknown, TopicUnknown, Unavailable
 from .events import PartitionsAssigned, PartitionsRevoked, RecordsMissed
-from .handle import Mq, checked_group, checked_topic
+from .groups import End
+from .handle import Mq, checked_group, checked_offset, checked_topic
 from .letters import dead_letter_topic, retry_topic
 from .membership import Changes
 from .message import Message, Received, TopicPartition
@@ -52,7 +53,7 @@ from .retry import RetryPolicy
 P = ParamSpec("P")
 R = TypeVar("R")
 Order = Literal["key", "partition"]
-Where = int | Literal["beginning", "end"]
+Where = int | End
 
 _ASK_AGAIN = Backoff(first=0.05, cap=5.0, free=0)
 _LAST_COMMIT_WITHIN = 1.0  # seconds, even if the time to stop is over
@@ -241,10 +242,8 @@ class ConsumerActor(Actor):
         if offset in ("beginning", "end"):
             limit = 0.0 if offset == "beginning" else _FOR_EVER
             await self._seek_to((topic, partition), await self._member.offset_at((topic, partition), limit))
-        elif isinstance(offset, int) and 0 <= offset < 2**63:
-            await self._seek_to((topic, partition), offset)
         else:
-            raise OffsetInvalid(offset)
+            await self._seek_to((topic, partition), checked_offset(offset))
 
     @message(raises=(PartitionUnknown, TopicUnknown, Unavailable))
     async def seek_to_time(self, topic: str, partition: int, time: float) -> None:
@@ -527,6 +526,7 @@ class _Counted:
             running=sum(len(partition.scopes) for partition in partitions),
             held=sum(len(partition.window) for partition in partitions),
             partitions=len(partitions),
+            average_handling=counted.handling / counted.handled if counted.handled else 0.0,
         )
 
     def revoke(self) -> None:

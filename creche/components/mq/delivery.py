@@ -39,10 +39,11 @@ QUEUED, WRITING, SETTLED = range(3)
 class Delivery:
     """A message that was accepted, and what becomes of it. Made by `Mq.send`."""
 
-    __slots__ = ("_lot", "_on_delivery", "_result", "message", "size", "state")
+    __slots__ = ("_lot", "_on_delivery", "_result", "accepted_at", "message", "size", "state")
 
-    def __init__(self, message: Message, on_delivery: OnDelivery | None = None) -> None:
+    def __init__(self, message: Message, accepted_at: float, on_delivery: OnDelivery | None = None) -> None:
         self.message: Final = message
+        self.accepted_at: Final = accepted_at  # in Trio's time
         self.size: Final = message.size
         self.state = QUEUED
         self._on_delivery = on_delivery
@@ -108,7 +109,8 @@ class Delivery:
 class Statistics(msgspec.Struct, frozen=True):
     """Of one incarnation of the log: what it has written so far, and what waits.
 
-    `failed` counts records that were accepted and not acknowledged, revoked ones left out.
+    `failed` counts records that were accepted and not acknowledged, revoked ones left out. `average_latency` is how
+    long it took from a record's acceptance to its acknowledgement, in seconds.
     """
 
     sent: int
@@ -117,6 +119,7 @@ class Statistics(msgspec.Struct, frozen=True):
     transactions: int
     waiting: int
     waiting_bytes: int
+    average_latency: float
 
 
 class Accumulator:
@@ -130,6 +133,7 @@ class Accumulator:
         self._waiting = 0  # live ones in the queue
         self._waiting_bytes = 0  # of them
         self._sent = self._sent_bytes = self._failed = self._transactions = 0
+        self._latency = 0.0  # seconds, of all that were sent together
         self._accepted = 0
         self._finished = 0  # of them: settled, or revoked and out of the queue
         self._refusal: Refusal | None = None  # closed
@@ -148,7 +152,8 @@ class Accumulator:
         """
         if self._is_full() or self._refusal is not None:
             return None
-        deliveries = [Delivery(message, on_delivery) for message in messages]
+        now = trio.current_time()
+        deliveries = [Delivery(message, now, on_delivery) for message in messages]
         for delivery in deliveries:
             if delivery.size > self._largest and not isinstance(delivery.message, Letter):
                 raise MessageTooLarge(delivery.message.topic, delivery.size, self._largest)
@@ -180,7 +185,8 @@ class Accumulator:
     def statistics(self) -> Statistics:
         """What has been written so far, and what waits."""
         written = (self._sent, self._sent_bytes, self._failed, self._transactions)
-        return Statistics(*written, self._waiting, self._waiting_bytes)
+        latency = self._latency / self._sent if self._sent else 0.0
+        return Statistics(*written, self._waiting, self._waiting_bytes, latency)
 
     async def wait_for_room(self) -> None:
         """Return when there is room or no more is taken."""
@@ -205,11 +211,13 @@ class Accumulator:
 
     def finish(self, batch: Sequence[Delivery], results: Iterable[Ack | Refusal]) -> None:
         """Settle what was taken."""
+        now = trio.current_time()
         self._finished += len(batch)
         self._transactions += 1
         for delivery, result in zip(batch, results, strict=False):  # one for each, or the same for all, repeated
             if isinstance(result, Ack):
                 self._sent += 1
+                self._latency += now - delivery.accepted_at
                 self._sent_bytes += delivery.size
             else:
                 self._failed += 1

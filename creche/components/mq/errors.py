@@ -52,6 +52,16 @@ class TopicUnknown(CrecheError, LookupError):
         self.topic = topic
 
 
+class GroupActive(CrecheError):
+    """The group has members, which would go on as if nothing had been changed. Nothing was."""
+
+    def __init__(self, group: str, members: tuple[str, ...]) -> None:
+        names = ", ".join(members)
+        super().__init__(f"group {group!r} has members ({names}): stop its consumers, or use Consumer.seek")
+        self.group = group
+        self.members = members
+
+
 class PartitionUnknown(CrecheError, LookupError):
     """The consumer does not read this partition, at least not now. `known` lists what it reads."""
 

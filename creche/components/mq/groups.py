@@ -20,16 +20,19 @@ the latter counts only when the log itself has been there all that time.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from .assignor import assign
 from .config import Config
+from .errors import GroupActive
 from .log import Log
 from .message import TopicPartition
 from .schema import transaction
 from .sessions import Session
+
+End = Literal["beginning", "end"]
 
 _COMMIT = 'INSERT OR REPLACE INTO commits ("group", topic, partition, "offset") VALUES (?, ?, ?, ?)'
 _JOIN = """
@@ -37,6 +40,8 @@ INSERT OR IGNORE INTO commits SELECT ?, topic, partition, CASE WHEN ? THEN next_
 FROM topics WHERE topic = ?
 """
 _COMMITTED = 'SELECT partition, "offset" FROM commits WHERE "group" = ? AND topic = ?'
+_COMMITS = 'SELECT topic, partition, "offset" FROM commits WHERE "group" = ? ORDER BY topic, partition'
+_NAMES = 'SELECT "group" FROM commits UNION SELECT "group" FROM members ORDER BY "group"'
 _LAG = """
 SELECT topic, partition, max(0, next_offset - max("offset", begin_offset)) FROM commits JOIN topics
 USING (topic, partition) WHERE "group" = ? ORDER BY topic, partition
@@ -54,6 +59,21 @@ class Owner(msgspec.Struct, frozen=True):
     member: str
     token: int
     release_by: float | None
+
+
+class GroupInfo(msgspec.Struct, frozen=True):
+    """A consumer group as it is now."""
+
+    group: str
+
+    members: dict[str, tuple[TopicPartition, ...]]
+    """What each member reads, by its name: the path of its consumer, ``@``, and the id of its process."""
+
+    committed: dict[TopicPartition, int]
+    """The offset that the group goes on from, in each partition that it has ever been given."""
+
+    lag: dict[TopicPartition, int]
+    """How many records are not committed, of each of them."""
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -137,6 +157,40 @@ class Groups:
         """How many records the group has not committed, of each partition that it has ever been given."""
         return {(topic, partition): lag for topic, partition, lag in self._db.execute(_LAG, (group,))}
 
+    # --- administration -----------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """All groups that have members or offsets."""
+        return [name for (name,) in self._db.execute(_NAMES)]
+
+    def describe(self, group: str) -> GroupInfo:
+        """What the group is like; empty if there is none of that name."""
+        with transaction(self._db):
+            members: dict[str, tuple[TopicPartition, ...]] = {
+                row[0]: () for row in self._db.execute(_MEMBERS, (group,))
+            }
+            for place, owner in sorted(self._owners(group).items()):
+                members[owner.member] = (*members[owner.member], place)
+            return GroupInfo(group, members, self._commits(group), self.lag(group))
+
+    def set_offsets(self, group: str, offsets: Mapping[TopicPartition, int | End], now: float) -> None:
+        """Have a group without members go on from these offsets. All of them are set, or none.
+
+        Raises `GroupActive` and `TopicUnknown`.
+        """
+        with transaction(self._db):
+            self._must_be_idle(group, now)
+            for place, offset in offsets.items():
+                begin, end = self._log.bounds(place)
+                number = {"beginning": begin, "end": end}[offset] if isinstance(offset, str) else offset
+                self._db.execute(_COMMIT, (group, *place, number))
+
+    def delete(self, group: str, now: float) -> bool:
+        """Forget a group without members: its next consumer begins anew. Whether it was there. Raises `GroupActive`."""
+        with transaction(self._db):
+            self._must_be_idle(group, now)
+            return self._db.execute('DELETE FROM commits WHERE "group" = ?', (group,)).rowcount > 0
+
     # --- inside; all of it requires a transaction ---------------------------------------------------------------------
 
     def _full_name(self, member: str) -> str:
@@ -148,6 +202,18 @@ class Groups:
         # Partitions that a topic got later are read from their beginning: nobody has seen anything of them.
         at_end = self._config.offset_reset == "latest" and known is None
         self._db.execute(_JOIN, (group, at_end, topic))
+
+    def _must_be_idle(self, group: str, now: float) -> None:
+        self._expel(group, now)
+        members = self._members(group)
+        if members:
+            raise GroupActive(group, members)
+
+    def _members(self, group: str) -> tuple[str, ...]:
+        return tuple(row[0] for row in self._db.execute(_MEMBERS, (group,)))
+
+    def _commits(self, group: str) -> dict[TopicPartition, int]:
+        return {(topic, partition): offset for topic, partition, offset in self._db.execute(_COMMITS, (group,))}
 
     def _expel(self, group: str, now: float) -> tuple[str, ...]:
         rows = self._db.execute(_MEMBERS, (group,)).fetchall()

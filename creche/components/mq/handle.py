@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Concatenate, Final, ParamSpec, TypeVar, cast, final
 
 import msgspec
@@ -15,7 +15,8 @@ from ...runtime.handle import Handle
 from .actor import LogActor, LogLease
 from .config import MOST_PARTITIONS
 from .delivery import Delivery, OnDelivery, Statistics
-from .errors import GroupInvalid, TopicInvalid, Unavailable
+from .errors import GroupInvalid, OffsetInvalid, TopicInvalid, Unavailable
+from .groups import End, GroupInfo
 from .letters import DEAD_LETTER_SUFFIX, GROUP, replayed
 from .membership import Membership
 from .message import TRACE_HEADER, Ack, Message, NotSent, Received, TopicPartition, is_topic
@@ -39,6 +40,7 @@ class Mq(ComponentHandle):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.topics = Topics(self._log)
+        self.groups = ConsumerGroups(self._log)
         self.dead_letters = DeadLetters(self)
 
     async def send(self, message: Message, on_delivery: OnDelivery | None = None) -> Delivery:
@@ -191,6 +193,39 @@ class Topics:
 
 
 @final
+class ConsumerGroups:
+    """The consumer groups of a log: `Mq.groups`. Every method but `list` raises `GroupInvalid`."""
+
+    def __init__(self, log: Callable[[], Handle[LogActor]]) -> None:
+        self._log = log
+
+    async def list(self) -> list[str]:
+        """All groups that have consumers or have ever had some."""
+        return await self._log().call(LogActor.group_names)
+
+    async def describe(self, group: str) -> GroupInfo:
+        """What a group is like now; one that there never was has nothing."""
+        return await self._log().call(LogActor.describe_group, checked_group(group))
+
+    async def set_offsets(self, group: str, offsets: Mapping[TopicPartition, int | End]) -> None:
+        """Have a group without consumers go on from these offsets, ``"beginning"`` or ``"end"``, all or none of them.
+
+        Raises `GroupActive` if it has consumers, `OffsetInvalid`, and `TopicUnknown` for a partition that is not there.
+        """
+        for offset in offsets.values():
+            if offset not in ("beginning", "end"):
+                checked_offset(offset)
+        await self._log().call(LogActor.set_offsets, checked_group(group), offsets)
+
+    async def delete(self, group: str) -> bool:
+        """Forget where a group has come to: its next consumer begins anew. Whether there was one.
+
+        Raises `GroupActive` if it has consumers.
+        """
+        return await self._log().call(LogActor.delete_group, checked_group(group))
+
+
+@final
 class DeadLetters:
     """The dead letters of a log: `Mq.dead_letters`.
 
@@ -258,6 +293,13 @@ def checked_partitions(partitions: int) -> int:
     if not 1 <= partitions <= MOST_PARTITIONS:
         raise ValueError(f"partitions = {partitions}: from 1 to {MOST_PARTITIONS}")
     return partitions
+
+
+def checked_offset(offset: object) -> int:
+    """The same number; raises `OffsetInvalid` if no record can have it."""
+    if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset < 2**63:
+        raise OffsetInvalid(offset)
+    return offset
 
 
 def checked_topic(topic: str) -> str:

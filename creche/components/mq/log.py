@@ -144,10 +144,15 @@ class Log:
     def offset_at(self, topic: str, partition: int, time: float) -> int:
         """The offset of the first record from `time` on, in seconds since the epoch; the next one if there is none."""
         with transaction(self.db):
-            row = self.db.execute(_PARTITIONS + " LIMIT 1 OFFSET ?", (topic, partition)).fetchone()
-            if row is None:
-                raise TopicUnknown(f"{topic}/{partition}")
-            return self._first_from((topic, partition), time, row[0], row[1])
+            begin, end = self.bounds((topic, partition))
+            return self._first_from((topic, partition), time, begin, end)
+
+    def bounds(self, place: TopicPartition) -> tuple[int, int]:
+        """The first offset of a partition and the next one. Raises `TopicUnknown`."""
+        row = self.db.execute(_PARTITIONS + " LIMIT 1 OFFSET ?", place).fetchone()
+        if row is None:
+            raise TopicUnknown(f"{place[0]}/{place[1]}")
+        return row[0], row[1]
 
     # --- retention ----------------------------------------------------------------------------------------------------
 

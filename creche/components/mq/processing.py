@@ -54,7 +54,10 @@ class Plan:
 
 
 class ConsumerStatistics(msgspec.Struct, frozen=True):
-    """Of one incarnation of a consumer, so far. `running` and `held` are as of now; `held` are records in memory."""
+    """Of one incarnation of a consumer, so far. `running` and `held` are as of now; `held` are records in memory.
+
+    `average_handling` is how long a call of the handler takes, in seconds, failed ones included.
+    """
 
     done: int
     done_bytes: int
@@ -68,6 +71,7 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
     running: int
     held: int
     partitions: int
+    average_handling: float
 
 
 class Counters:
@@ -75,6 +79,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.done = self.done_bytes = self.failures = self.commits = self.commit_failures = 0
+        self.handled, self.handling = 0, 0.0  # calls of the handler that have ended; seconds in them
         self.actions: dict[Action, int] = {"retry": 0, "retry_topic": 0, "dead_letter": 0, "drop": 0}
 
 
@@ -152,6 +157,7 @@ class Processor:
 
     async def _handle(self, partition: Partition, entry: Entry) -> None:
         error: Exception | None = None
+        began = trio.current_time()
         with trio.CancelScope() as scope:
             partition.scopes[entry] = scope
             try:
@@ -159,6 +165,8 @@ class Processor:
             finally:
                 del partition.scopes[entry]
                 partition.tell_if_idle()
+        self.counters.handled += 1
+        self.counters.handling += trio.current_time() - began
         if scope.cancelled_caught or not partition.counts(entry):
             self._on_done(partition)  # sought away or lost meanwhile: what became of it is nobody's business any more
         elif error is None:

@@ -32,6 +32,10 @@ OPERATIONS: dict[str, Operation] = {
     "topics.describe": lambda mq, _n: mq.topics.describe("t"),
     "topics.delete": lambda mq, _n: mq.topics.delete("other"),
     "topics.create_partitions": lambda mq, _n: mq.topics.create_partitions("t", 3),
+    "groups.list": lambda mq, _n: mq.groups.list(),
+    "groups.describe": lambda mq, _n: mq.groups.describe("g"),
+    "groups.set_offsets": lambda mq, n: mq.groups.set_offsets("g", {("t", 0): n, ("t", 1): n}),
+    "groups.delete": lambda mq, _n: mq.groups.delete("g"),
     "dead_letters.list": lambda mq, _n: mq.dead_letters.list("t.dead_letter", "g"),
 }
 

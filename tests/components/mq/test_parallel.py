@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from creche.components import mq as m
 
-from .support import QUICK, STEADY, Boom, Failing, Seen, killed, log_at, recorded, send, virtual_log_at
+from .support import LIMIT, QUICK, STEADY, Boom, Failing, Seen, killed, log_at, recorded, send, virtual_log_at
 
 
 async def test_keys_of_one_partition_run_concurrently_and_each_in_order(tmp_path: Path) -> None:
@@ -224,6 +224,7 @@ async def test_the_numbers_of_both_sides(tmp_path: Path) -> None:
         assert sent is not None
         assert (sent.sent, sent.sent_bytes, sent.failed, sent.waiting, sent.waiting_bytes) == (4, 23, 0, 0, 0)
         assert sent.transactions >= 1
+        assert 0 < sent.average_latency < LIMIT
         policy = m.RetryPolicy(backoff=QUICK, on={ValueError: "drop", KeyError: "dead_letter"})
         consumer = await runtime.start(m.consumer(mq, "g", "t", seen, retry=policy))
         await seen.until_done(2)
@@ -234,6 +235,7 @@ async def test_the_numbers_of_both_sides(tmp_path: Path) -> None:
         assert (numbers.dead_lettered, numbers.dropped, numbers.moved_to_retry) == (1, 1, 0)
         assert (numbers.held, numbers.running, numbers.commit_failures) == (0, 0, 0)
         assert numbers.commits >= 1
+        assert 0 < numbers.average_handling < LIMIT
         await runtime.stop(consumer)
         assert consumer.statistics() is None
     assert [e.partitions for e in events if isinstance(e, m.PartitionsAssigned)] == [(("t", 0),)]

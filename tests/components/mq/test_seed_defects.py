@@ -4,20 +4,30 @@ Those that have a test of their own elsewhere, by the defect:
 
 * never commits, or commits what failed: `test_commits_come_after_so_much_time_or_so_many_records`,
   `test_a_handler_that_raises_does_not_commit`
+* commits before it is done, so that a crash loses what was in hand: `test_what_is_not_done_is_delivered_again`,
+  `test_a_commit_never_covers_a_record_that_is_not_done`
 * a later success commits past an earlier failure: `test_a_later_success_never_commits_past_an_earlier_failure`
 * the trace id is written under one name and read under another: `test_the_trace_of_the_sender_is_the_handlers`
 * the defaults of production are refused by the component itself: `test_the_defaults_of_every_environment_are_accepted`
 * records of paused partitions are fetched and dropped: `test_what_was_fetched_and_paused_is_handled_after_resume`
 * a retry that waits in memory is lost in a crash: `test_what_waits_in_a_retry_topic_survives`
 * a failing record is an infinite loop, or skipped: `test_poison_is_put_aside_and_can_be_replayed`
+* dead letters without their origin, and without a way back: `test_poison_goes_to_the_dead_letter_topic`,
+  `test_letters_are_replayed_to_their_group_once`, `test_letters_are_sent_back_beside_the_service`
+* one record at a time: `test_keys_of_one_partition_run_concurrently_and_each_in_order`
 * no backpressure: `test_memory_is_bounded`, `test_a_send_waits_for_room`
 * no commit before a partition is given away: `test_a_handler_that_runs_ends_before_its_partition_changes_hands`
 * long handlers make the group rebalance for ever: `test_a_slow_handler_is_no_reason_to_lose_anything`
+* a retry of the producer changes the order: `test_nothing_overtakes_what_could_not_be_written`
+* the lag is a sketch in the manual: `test_groups_are_listed_and_described`, `test_the_lag_counts_what_is_there`
+* a close drops what was accepted, or does not finish the record in hand: `test_a_stop_writes_what_was_accepted`,
+  `test_a_stop_ends_the_handler_that_runs_and_commits`
 * a send beside a database transaction is lost or wrong: `tests/components/db/test_outbox.py`
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +39,7 @@ import creche
 from creche.components import mq as m
 from creche.components.mq.membership import Membership
 
-from .support import Seen, log_at, send, virtual_log_at
+from .support import Seen, killed, log_at, send, virtual_log_at
 
 
 async def test_sending_does_not_change_the_senders_headers(tmp_path: Path) -> None:
@@ -102,6 +112,52 @@ async def test_consumers_of_one_group_made_at_once_are_all_there(tmp_path: Path)
         await send(mq, *range(40), key=None)
         await seen.until_done(40)
         assert len({c.path for c in consumers}) == 4
+
+
+def test_the_tests_named_above_are_there() -> None:
+    """A list that nobody checks is soon wrong."""
+    named = re.findall(r"`(test_\w+)`", __doc__ or "")
+    sources = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("test_*.py"))]
+    there = {name for source in sources for name in re.findall(r"def (test_\w+)", source)}
+    assert len(named) > 20
+    assert not [name for name in named if name not in there]
+
+
+async def test_who_has_unsubscribed_gets_nothing_more(tmp_path: Path) -> None:
+    """A consumer that was stopped is not subscribed again by anything that happens."""
+    one, two = Seen(), Seen()
+    async with log_at(tmp_path / "log", partitions=2) as (runtime, mq):
+        consumer = await runtime.start(m.consumer(mq, "g", "t", one, name="one"))
+        await runtime.start(m.consumer(mq, "g", "t", two, name="two"))
+        await runtime.stop(consumer)
+        await killed(runtime, mq)
+        await mq.topics.create_partitions("t", 4)
+        await send(mq, *range(20), key=None)
+        await two.until_done(20)
+        assert len((await mq.groups.describe("g")).members) == 1
+    assert one.tried == []
+
+
+async def test_looking_after_topics_again_and_again_leaves_nothing_behind(tmp_path: Path) -> None:
+    """No client, task, thread or file for each look."""
+    async with log_at(tmp_path / "log") as (_, mq):
+        await mq.topics.create("t")
+
+        def held() -> tuple[int, int]:
+            root = trio.lowlevel.current_root_task()
+            assert root is not None
+            return count_tasks(root), len(list(tmp_path.rglob("*")))
+
+        before = held()
+        for _ in range(50):
+            await mq.topics.list()
+            await mq.topics.describe("t")
+            await mq.groups.list()
+        assert held() == before
+
+
+def count_tasks(task: trio.lowlevel.Task) -> int:
+    return 1 + sum(count_tasks(child) for nursery in task.child_nurseries for child in nursery.child_tasks)
 
 
 async def test_what_is_sent_while_nobody_listens_is_not_lost(tmp_path: Path) -> None:
