@@ -8,14 +8,15 @@ actor's task, as messages do.
 
 A timer is an entry in the runtime's deadline heap. When it is due it puts itself into the lane, and a repeating one
 sets itself anew. What came due while an earlier tick still waits is skipped: a slow actor is not flooded with ticks.
-All of it ends with the incarnation.
+One that has been cancelled, or replaced under its key (see `timers`), does not run, not even if it stands in the lane
+already. All of it ends with the incarnation.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -42,9 +43,9 @@ class Job:
 
 
 class Alarm(Job):
-    """A timer of an actor; made by `ActorContext.after` and `ActorContext.every`."""
+    """A timer of an actor; made by `ActorContext.after` and `ActorContext.every`, and by `Timers`."""
 
-    __slots__ = ("_agenda", "_period", "_waits_in_lane", "when")
+    __slots__ = ("_agenda", "_in_heap", "_period", "_waits_in_lane", "when")
     place = ""  # in the heap: where it was set
 
     def __init__(
@@ -61,6 +62,7 @@ class Alarm(Job):
         self._waits_in_lane = False
         self.when = trio.current_time() + seconds
         """When it is due next, in seconds of `trio.current_time()`."""
+        self._in_heap = True
         agenda.deadlines.push(self.when, self)
 
     @property
@@ -72,9 +74,13 @@ class Alarm(Job):
         """Never run again, not even if it is due already. Idempotent."""
         agenda, self._agenda = self._agenda, None
         if agenda is not None:
-            agenda.forget(self)
-            if self._period is not None or not self._waits_in_lane:
+            self._leave(agenda)
+            if self._in_heap:
                 agenda.deadlines.note_dead()
+
+    def _leave(self, agenda: Agenda) -> None:
+        """It will not run again."""
+        agenda.forget(self)
 
     async def run(self) -> None:
         """See `Job`."""
@@ -82,9 +88,14 @@ class Alarm(Job):
         if self._agenda is None:
             return
         if self._period is None:
-            self._agenda.forget(self)
-            self._agenda = None
+            agenda, self._agenda = self._agenda, None
+            self._leave(agenda)
         await super().run()
+
+    def _set_anew(self, agenda: Agenda, when: float) -> None:
+        self.when = when
+        self._in_heap = True
+        agenda.deadlines.push(when, self)
 
     def live(self) -> bool:
         """Part of `Expiring`."""
@@ -92,12 +103,12 @@ class Alarm(Job):
 
     def expire(self, now: float) -> None:
         """Part of `Expiring`."""
+        self._in_heap = False
         if self._agenda is None:
             return
         if self._period is not None:
             missed = math.floor((now - self.when) / self._period)
-            self.when += self._period * (missed + 1)
-            self._agenda.deadlines.push(self.when, self)
+            self._set_anew(self._agenda, self.when + self._period * (missed + 1))
         if not self._waits_in_lane:
             self._waits_in_lane = True
             self._agenda.put(self)
@@ -118,6 +129,7 @@ class Agenda:
         self.deadlines: Deadlines = cell.deadlines
         self._lane: deque[Job] = deque()
         self._held: dict[Held, None] = {}
+        self.keyed: dict[Hashable, Alarm] = {}  # those of them that were started under a key
 
     def __bool__(self) -> bool:
         """Whether something is to be done now."""

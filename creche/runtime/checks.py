@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import cast
 
@@ -46,3 +47,12 @@ def require_texts(owner: object, name: str, fix: str) -> None:
     values: object = getattr(owner, name)
     texts = isinstance(values, tuple) and all(isinstance(value, str) for value in cast("tuple[object, ...]", values))
     require(owner, name, texts, fix)
+
+
+def require_function(where: str, fn: object) -> None:
+    """Raise TypeError, with what to write instead, unless `fn` can be called."""
+    if inspect.iscoroutine(fn):
+        fn.close()  # else Python warns later that it was never awaited
+        raise TypeError(f"{where} takes an async function and its arguments, not a call of it: write (fn, *args)")
+    if not callable(fn):
+        raise TypeError(f"{where} takes an async function, not {fn!r}")

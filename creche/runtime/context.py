@@ -7,7 +7,6 @@ never travels.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
 from trio.lowlevel import current_task
 
+from .checks import require_function
 from .errors import SpecInvalid
 from .monitors import Link, Watch, linked_stopped
 from .node import ALIVE
+from .timers import Timers
 
 if TYPE_CHECKING:
     from .agenda import Alarm
@@ -168,7 +169,7 @@ class ActorContext:
         ends, and the next one does not begin before it has ended. An exception in it crashes the incarnation. It runs
         with clean context variables.
         """
-        _require_function("spawn", fn)
+        require_function("spawn", fn)
         self._living().companion().spawn(fn, args)
 
     def after(self, seconds: float, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> Alarm:
@@ -177,7 +178,7 @@ class ActorContext:
         Returns an `Alarm`, which can be cancelled. It ends with this incarnation. An error in `fn` is what it would be
         in the handler of a cast. Raises `SpecInvalid`.
         """
-        _require_function("after", fn)
+        require_function("after", fn)
         return self._living().agenda().set_alarm(seconds, None, fn, args)
 
     def every(self, seconds: float, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> Alarm:
@@ -185,8 +186,13 @@ class ActorContext:
 
         Ticks that come due while an earlier one still waits are skipped.
         """
-        _require_function("every", fn)
+        require_function("every", fn)
         return self._living().agenda().set_alarm(seconds, seconds, fn, args)
+
+    @property
+    def timers(self) -> Timers:
+        """Timers under keys: to start one again replaces the one that is under way."""
+        return Timers(self._living)
 
     def monitor(self, target: object, fn: Callable[[str, Exception | None], Awaitable[object]]) -> Watch:
         """Await ``fn(path, cause)`` when another actor has ended for good, in turn with the messages, before those.
@@ -202,7 +208,7 @@ class ActorContext:
 
         Returns a `Watch`, which can be cancelled.
         """
-        _require_function("monitor", fn)
+        require_function("monitor", fn)
         return Watch(self._living().agenda(), self.runtime.node_of(target), fn)
 
     def link(self, target: object, *, one_way: bool = False, crashes: bool = False) -> Link:
@@ -258,11 +264,3 @@ class ActorContext:
         final stop.
         """
         return self._living().keep(name, make, close)
-
-
-def _require_function(where: str, fn: object) -> None:
-    if inspect.iscoroutine(fn):
-        fn.close()  # else Python warns later that it was never awaited
-        raise TypeError(f"{where} takes an async function and its arguments, not a call of it: write (fn, *args)")
-    if not callable(fn):
-        raise TypeError(f"{where} takes an async function, not {fn!r}")

@@ -38,6 +38,7 @@ from .node import Group, Node, State, Verdict, Want, stack_of
 from .simulation import SIMULATION
 from .spec import Bindable, Spec, require_spec
 from .tree import TreeNode, picture
+from .wait_graph import WaitForGraph, wait_for_graph
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -206,6 +207,10 @@ class Runtime:
     def tree(self) -> TreeNode:
         """A picture of the whole tree at this moment. ``str()`` of it is text for people."""
         return picture(self.root)
+
+    def wait_for_graph(self) -> WaitForGraph:
+        """Which handlers wait for which actors at this moment, and on what. ``str()`` of it is text for people."""
+        return wait_for_graph(self.root)
 
     async def run_blocking(self, fn: Callable[[*Ts], R], *args: *Ts, limiter: trio.CapacityLimiter | None = None) -> R:
         """Run blocking code in a worker thread and wait for it.
