@@ -19,6 +19,8 @@ from .sink import Sink
 
 # An output that takes nothing is looked at again after so many seconds; a kill waits as long at most.
 PATIENCE = 0.2
+# After a batch lines gather for so many seconds: a visit to the thread costs as much as some fifty lines.
+GATHER = 0.01
 RETRY = Backoff(first=0.1, cap=5.0, free=0)
 
 
@@ -54,6 +56,7 @@ class ClogActor(Actor):
             if sink.outlet.left or not sink.outlet.untidy:
                 await sink.outlet.wait_for_lines()
                 failures = await self._push(sink, failures)
+                await sink.outlet.let_gather(GATHER)
 
     async def _write_the_rest(self, sink: Sink) -> None:
         """Until the time of the stop is up. After a failure `Sink.close` tries once more, and says what is lost."""

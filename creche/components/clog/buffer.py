@@ -11,8 +11,9 @@ When the buffer is full the newest line is dropped, and counted: what is already
 writer, when it takes lines and so makes room, has the number reported in a line of its own, which stands
 exactly where the gap is.
 
-The writer parks in `wait_for_lines`; between its look at the deque and its parking nothing can be missed,
-because both happen under the lock. Waking from another thread goes through Trio's token.
+The writer parks in `wait_for_lines`, for the first line or for more of them; between its look at the deque and
+its parking nothing can be missed, because both happen under the lock. Waking from another thread goes through
+Trio's token.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Buffer:
         self._lock = threading.RLock()
         self._lines: deque[bytes] = deque()  # guarded by the lock, as everything below
         self._idle: trio.Event | None = None  # the writer waits
+        self._enough = 1  # for so many lines
         self._unreported = 0
         self.accepted = 0
         self.dropped = 0
@@ -53,9 +55,10 @@ class Buffer:
                 return
             self._lines.append(line)
             self.accepted += 1
+            if self._idle is None or len(self._lines) < self._enough:
+                return
             idle, self._idle = self._idle, None
-        if idle is not None:
-            self._wake(idle)
+        self._wake(idle)
 
     def flush(self) -> None:
         """Part of the binary file; the writer decides when."""
@@ -69,14 +72,25 @@ class Buffer:
                 self._report_dropped(unreported)  # nobody can take the room first: the lock is held
         return lines
 
-    async def wait_for_lines(self) -> None:
-        """Park until there is a line. For one task, in Trio's thread."""
+    async def wait_for_lines(self, enough: int = 1) -> None:
+        """Park until there are so many lines, or half of what has room, or until `hurry`.
+
+        For one task, in Trio's thread.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         with self._lock:
-            if self._lines:
+            self._enough = max(1, min(enough, self._limit // 2))
+            if len(self._lines) >= self._enough:
                 return
             self._idle = idle = trio.Event()
         await idle.wait()
+
+    def hurry(self) -> None:
+        """The writer has waited for long enough."""
+        with self._lock:
+            idle, self._idle = self._idle, None
+        if idle is not None:
+            self._wake(idle)
 
     def _wake(self, idle: trio.Event) -> None:
         if threading.get_ident() == self._thread:

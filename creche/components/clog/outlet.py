@@ -50,6 +50,7 @@ class Outlet:
         self._pending_lines = 0
         self._written = 0
         self._closed = False
+        self._flushing = 0  # how many wait in `flush`
         self._progress = trio.Event()
         self.failure: OutputFailed | None = None
 
@@ -68,6 +69,12 @@ class Outlet:
         """Park until there is something to write."""
         if not self._pending:
             await self._buffer.wait_for_lines()
+
+    async def let_gather(self, seconds: float) -> None:
+        """Park for so long, or until there is a batch of lines, or somebody waits for them to be written."""
+        if not self._pending and not self._flushing:
+            with trio.move_on_after(seconds):
+                await self._buffer.wait_for_lines(_BATCH)
 
     def push(self, patience: float) -> bool:
         """Write one batch. Blocking, for a worker thread.
@@ -145,6 +152,14 @@ class Outlet:
         """Wait until everything accepted so far is written. False: it never will be. Raises `OutputFailed`."""
         mark = self._buffer.accepted
         await trio.lowlevel.checkpoint()
+        self._flushing += 1
+        self._buffer.hurry()
+        try:
+            return await self._written_up_to(mark)
+        finally:
+            self._flushing -= 1
+
+    async def _written_up_to(self, mark: int) -> bool:
         while self._written < mark:
             if self.failure is not None:
                 raise OutputFailed(self.failure.name, self.failure.reason, self.failure.retry_after)

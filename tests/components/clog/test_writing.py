@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 import creche
+import creche.testing
 from creche.components import clog
 from tests.components.clog.support import PATIENT, log_to, read
 
@@ -62,6 +63,33 @@ class Fifo:
             await trio.lowlevel.wait_readable(self._fd)
             data += os.read(self._fd, CHUNK)
         return data.splitlines()
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lone_line_is_written_at_once_and_those_that_follow_it_gather(tmp_path: Path) -> None:
+    """A visit to the thread for each of them would cost more than they do; who flushes does not wait for more."""
+
+    async def main() -> list[int]:
+        written: list[int] = []
+        async with log_to(tmp_path / "log") as log:
+            await log.handle.flush()
+            await trio.sleep(1.0)
+            before = log.handle.statistics().written
+            for number in range(5):
+                clog.info("line", number=number)
+                await trio.sleep(0.002)
+                written.append(log.handle.statistics().written - before)
+            await trio.sleep(0.02)
+            written.append(log.handle.statistics().written - before)
+            clog.info("line", number=5)
+            flushed_at = trio.current_time()
+            await log.handle.flush()
+            assert trio.current_time() - flushed_at < 0.005
+        return written
+
+    assert creche.testing.run(main, blocking=lambda _: 0.0005) == [1, 1, 1, 1, 1, 5]
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------
