@@ -173,7 +173,8 @@ class Db(ComponentHandle, Transacting):
     async def session(self) -> AsyncGenerator[Session]:
         """An SQLAlchemy ORM session, in a transaction for the length of the block.
 
-        What was added and changed is written with COMMIT. Raises what `transaction` raises.
+        What was added and changed is written with COMMIT. Raises what `transaction` raises; and `ShardKeyMissing` for
+        an entity whose table is sharded: those are for Core statements on `shard`.
         """
         async with _unit_of_work(self._access()) as work:
             session = Session(work)
@@ -301,7 +302,7 @@ class Shard(Transacting):
     """Made by `Db.shard`: the same methods, on the parts of the sharded tables that one key belongs to.
 
     Statements are written on the tables themselves. They are Core statements: ORM entities are not routed, nor are the
-    tables in a ``text()``.
+    tables in a ``text()``; both are refused with `ShardKeyMissing`, in sessions, too.
     """
 
     def __init__(self, access: Callable[[], Access], route: Route) -> None:

@@ -20,7 +20,7 @@ from ...runtime.errors import SpecInvalid
 from .errors import ShardKeyMissing, StatementInvalid
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData, Table
+    from sqlalchemy import Engine, MetaData, Table
     from sqlalchemy.sql import Executable
 
 ShardKey = int | str
@@ -76,7 +76,7 @@ class ShardRouter:
             if table.foreign_keys:
                 raise SpecInvalid(f"sharding of {table.name}", sharding.key, "a sharded table has no foreign keys")
         names = "|".join(re.escape(table.name) for table in self._tables)
-        self._names = re.compile(rf"\b({names})\b") if names else None
+        self._names = re.compile(rf"\b({names})\b", re.IGNORECASE) if names else None
 
     def shards_of(self, table: Table) -> int:
         """Into how many parts a table is divided."""
@@ -116,23 +116,34 @@ class ShardRouter:
 
     # --- statements ---------------------------------------------------------------------------------------------------
 
-    def check(self, statement: Executable) -> None:
-        """Raise `ShardKeyMissing` if it names a sharded table itself."""
-        text = getattr(statement, "text", None)
-        if isinstance(text, str):
-            found = self._names.search(text) if self._names is not None else None
-            if found is not None:
-                raise ShardKeyMissing(found[1])
-            return
-        for table in self.named(statement):
-            raise ShardKeyMissing(table.name)
+    def check(self, statement: Any) -> None:
+        """Raise `ShardKeyMissing` if it names a sharded table itself: a statement of any kind, or SQL as text."""
+        from sqlalchemy import ColumnClause, TableClause, TextClause
+        from sqlalchemy.sql import visitors
+
+        if isinstance(statement, str):
+            self._check_text(statement)
+        if not isinstance(statement, visitors.Visitable):
+            return  # no statement at all: the database refuses it
+        for element in visitors.iterate(cast("Any", statement)):
+            if isinstance(element, TableClause):
+                self._check_text(element.name)
+            elif isinstance(element, TextClause):
+                self._check_text(element.text)
+            elif isinstance(element, ColumnClause) and element.is_literal:
+                self._check_text(element.name)
+
+    def _check_text(self, text: str) -> None:
+        found = self._names.search(text) if self._names is not None else None
+        if found is not None:
+            raise ShardKeyMissing(found[1])
 
     def named(self, statement: Executable) -> list[Table]:
         """The sharded tables that a statement names."""
         from sqlalchemy.sql import visitors
 
         if not isinstance(statement, visitors.Visitable):
-            return []  # no statement at all: the database refuses it
+            return []
         elements = {id(element) for element in visitors.iterate(cast("Any", statement))}
         return [table for table in self._tables if id(table) in elements]
 
@@ -169,6 +180,25 @@ class ShardRouter:
             what = "tables with different numbers of shards" if counts else "no sharded table"
             raise StatementInvalid(f"the statement names {what}: it cannot be executed on all shards")
         return counts.pop()
+
+
+def refuse_what_is_not_routed(engine: Engine, router: ShardRouter) -> None:
+    """Check whatever goes through an engine, by whichever way: Core, the ORM's own statements, and SQL as text."""
+    from sqlalchemy import event
+    from sqlalchemy.schema import DDL, ExecutableDDLElement
+
+    def statement(_connection: Any, element: Any, *_rest: Any) -> None:
+        if isinstance(element, DDL):
+            router.check(element.statement)
+        elif not isinstance(element, ExecutableDDLElement):  # those make the parts themselves
+            router.check(element)
+
+    def text(_connection: Any, _cursor: Any, sql: str, _parameters: Any, context: Any, _many: bool) -> None:
+        if context is not None and context.compiled is None:
+            router.check(sql)
+
+    event.listen(engine, "before_execute", statement)
+    event.listen(engine, "before_cursor_execute", text)
 
 
 def _part(table: Table, metadata: MetaData, index: int) -> Table:

@@ -35,6 +35,7 @@ from .errors import StatementInvalid
 from .faults import Faults, driver_error
 from .line import Interrupted, Job
 from .migrations import Migration, migrate
+from .sharding import ShardRouter, refuse_what_is_not_routed
 from .sync import SyncTransaction
 from .work import OutboxRow, Result, Statement
 
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData
     from sqlalchemy.engine import Connection, CursorResult
     from sqlalchemy.orm import Session as OrmSession
-
-    from .sharding import ShardRouter
 
 # Instructions of SQLite's virtual machine between two looks for a cancel: 5 to 10 ms of work, and less than a
 # thousandth of it in cost. Each look takes the GIL, so it must not be much oftener.
@@ -134,6 +133,8 @@ class Sqlite:
             # Opening may wait for other processes in the thread; later it is the actor that waits, cancellably.
             connect_args={"check_same_thread": False, "timeout": self._config.busy_timeout},
         )
+        if self._router is not None:
+            refuse_what_is_not_routed(engine, self._router)
         connection: Connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._connection = connection
         self._raw = cast("sqlite3.Connection", connection.connection.dbapi_connection)
@@ -314,8 +315,6 @@ class Sqlite:
 
     def _execute(self, statement: Statement, job: Job) -> Result:
         self._check(job)
-        if self._router is not None:
-            self._router.check(statement.executable)
         if statement.many and self.in_transaction and not job.work.commit:
             return cast("Result", self._saved(lambda: self._executed(statement, job)))
         return self._executed(statement, job)

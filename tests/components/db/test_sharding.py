@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.orm import DeclarativeBase, aliased
+from sqlalchemy.orm import Session as OrmSession
 
 import creche
 from creche.components import db as component
@@ -166,6 +168,96 @@ async def test_a_statement_that_nobody_routed_is_refused(tmp_path: Path, stateme
             await db.transact_sync(lambda tx: tx.execute(statement))
         await db.execute(sa.insert(USERS).values(name="messages"))  # a value is no table
         assert await db.scalar(sa.text("SELECT count(*) FROM users")) == 1
+
+
+class Base(DeclarativeBase):
+    """Entities on the tables above, and on a second table of a sharded name."""
+
+    metadata = METADATA
+
+
+class Entity(Base):
+    __table__ = MESSAGES
+
+
+class User(Base):
+    __table__ = USERS
+
+
+async def test_an_entity_on_a_sharded_table_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:
+    """In a session, in a function, on a shard; even if there is a table of that very name. Nothing is stored."""
+
+    async def in_session(do: Callable[[component.Session], Awaitable[object]]) -> None:
+        async with db.session() as session:
+            session.add(User(name="undone"))
+            await do(session)
+
+    async def add(session: component.Session) -> None:
+        session.add(Entity(id=1, session="a"))
+
+    def in_thread(tx: component.SyncTransaction) -> None:
+        tx.session.add(Entity(id=1, session="a"))
+
+    def bulk(session: OrmSession) -> None:
+        session.execute(sa.insert(Entity), [{"id": 1, "session": "a"}])
+
+    def as_text(session: OrmSession) -> None:
+        session.connection().exec_driver_sql("INSERT INTO Messages (id, session, size) VALUES (1, 'a', 1)")
+
+    async with sharded(tmp_path) as (db,):
+        with raw(tmp_path) as connection:
+            connection.execute("CREATE TABLE messages (id INTEGER PRIMARY KEY, session TEXT, size INTEGER DEFAULT 0)")
+        refused: list[Callable[[], Awaitable[object]]] = [
+            lambda: in_session(add),
+            lambda: in_session(lambda session: session.get(Entity, 1)),
+            lambda: in_session(lambda session: session.scalars(sa.select(Entity))),
+            lambda: in_session(lambda session: session.execute(sa.delete(Entity))),
+            lambda: in_session(lambda session: session.merge(Entity(id=1, session="a"))),
+            lambda: in_session(lambda session: session.run_sync(bulk)),
+            lambda: in_session(lambda session: session.run_sync(as_text)),
+            lambda: db.transact_sync(in_thread),
+            lambda: db.all(sa.select(Entity)),
+            lambda: db.all(sa.select(Entity.id)),
+            lambda: db.all(sa.select(aliased(Entity))),
+            lambda: db.execute(sa.insert(Entity).values(id=1, session="a")),
+        ]
+        for number, attempt in enumerate(refused):
+            with pytest.raises(component.ShardKeyMissing):
+                await attempt()
+                pytest.fail(f"number {number} was not refused")
+        assert await db.all(sa.select(USERS)) == []
+    with raw(tmp_path) as connection:
+        assert connection.execute("SELECT * FROM messages").fetchall() == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        sa.select(Entity),
+        sa.select(Entity.id).where(Entity.size > 1),
+        sa.insert(Entity).values(id=1, session="a"),
+        sa.update(Entity).values(size=1),
+        sa.select(sa.table("messages", sa.column("id"))),
+        sa.select(sa.text("id")).select_from(sa.text("messages")),
+        sa.select(sa.literal_column("(SELECT count(*) FROM messages)")),
+        sa.text("SELECT * FROM MESSAGES"),
+        sa.DDL("UPDATE messages SET size = 1"),
+    ],
+)
+async def test_on_a_shard_a_statement_is_routed_or_refused(tmp_path: Path, statement: Any) -> None:
+    """Nothing reaches a table of the sharded name."""
+    async with sharded(tmp_path) as (db,):
+        with raw(tmp_path) as connection:
+            connection.execute("CREATE TABLE messages (id INTEGER PRIMARY KEY, session TEXT, size INTEGER DEFAULT 0)")
+            connection.execute("INSERT INTO messages (id, session) VALUES (77, 'trap')")
+        try:
+            result = await db.shard("a").execute(statement)
+        except component.ShardKeyMissing:
+            pass
+        else:
+            assert 77 not in [row[0] for row in result.rows]
+    with raw(tmp_path) as connection:
+        assert connection.execute("SELECT id, size FROM messages").fetchall() == [(77, 0)]
 
 
 async def test_all_parts_can_be_asked_with_a_limit(tmp_path: Path) -> None:
