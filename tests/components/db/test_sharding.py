@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.orm import DeclarativeBase, aliased
+from sqlalchemy.orm import DeclarativeBase, Mapped, aliased
 from sqlalchemy.orm import Session as OrmSession
 
 import creche
@@ -178,10 +178,14 @@ class Base(DeclarativeBase):
 
 class Entity(Base):
     __table__ = MESSAGES
+    id: Mapped[int]
+    session: Mapped[str]
+    size: Mapped[int]
 
 
 class User(Base):
     __table__ = USERS
+    name: Mapped[str]
 
 
 async def test_an_entity_on_a_sharded_table_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:
@@ -241,7 +245,7 @@ async def test_an_entity_on_a_sharded_table_is_refused_wherever_it_comes_from(tm
         sa.select(sa.text("id")).select_from(sa.text("messages")),
         sa.select(sa.literal_column("(SELECT count(*) FROM messages)")),
         sa.text("SELECT * FROM MESSAGES"),
-        sa.DDL("UPDATE messages SET size = 1"),
+        sa.schema.DDL("UPDATE messages SET size = 1"),  # type: ignore[no-untyped-call]
     ],
 )
 async def test_on_a_shard_a_statement_is_routed_or_refused(tmp_path: Path, statement: Any) -> None:
