@@ -12,13 +12,19 @@ PAGE = "docs/components/cache.md"
 
 def test_the_example_of_the_page(tmp_path: Path) -> None:
     """A hit, a negative answer, a fresh value after an invalidation, and the rest."""
-    (source,) = programs_on(PAGE)
+    source, _ = programs_on(PAGE)
     assert run_program(source, tmp_path, "-W", "error") == [
         "Profile(name='Ada', visits=0) None",
         "Profile(name='Ada', visits=1)",
         "hello None 1",
         "[('grace', 45.0), ('ada', 31.0)]",
     ]
+
+
+def test_the_example_of_locks(tmp_path: Path) -> None:
+    """The second to hold it finds the seat taken."""
+    _, source = programs_on(PAGE)
+    assert run_program(source, tmp_path, "-W", "error") == ["taken, sold out"]
 
 
 def test_every_setting_is_on_the_page() -> None:

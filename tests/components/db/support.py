@@ -50,7 +50,7 @@ def config(folder: Path, **values: Any) -> component.Config:
 @asynccontextmanager
 async def running(folder: Path, **values: Any) -> AsyncGenerator[tuple[Runtime, component.Db]]:
     """A runtime with a database in it, under a limit that a correct test never reaches."""
-    with trio.fail_after(30):
+    with trio.fail_after(120):  # the random ones take that long on a machine that is busy otherwise
         async with creche.open_runtime("test", intensity=MANY_RESTARTS) as runtime:
             spec = component.component(config(folder, **values), metadata=METADATA)
             yield runtime, await runtime.start(spec.options(backoff=AT_ONCE))
