@@ -43,13 +43,17 @@ class Statement:
     @property
     def shares(self) -> bool:
         """Whether it may be executed inside a transaction that it shares with others."""
-        known = getattr(self.executable, "is_select", False) or getattr(self.executable, "is_dml", False)
-        return bool(known) or self._text().startswith(_SHARING_TEXTS)
+        return self._is_known or self._text().startswith(_SHARING_TEXTS)
 
     @property
     def controls(self) -> bool:
         """Whether it begins or ends transactions."""
-        return self._text().startswith(("BEGIN", "COMMIT", "END", "ROLLBACK"))
+        return not self._is_known and self._text().startswith(("BEGIN", "COMMIT", "END", "ROLLBACK"))
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether it reads or changes rows, and nothing else."""
+        return bool(getattr(self.executable, "is_select", False) or getattr(self.executable, "is_dml", False))
 
     def _text(self) -> str:
         text: object = getattr(self.executable, "text", None)
