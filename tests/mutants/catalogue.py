@@ -38,6 +38,9 @@ CELL, ENVELOPE, INTAKE = "creche/runtime/cell.py", "creche/runtime/envelope.py",
 MAILBOX, FLIGHTS, LIFE = "creche/runtime/mailbox.py", "creche/runtime/flights.py", "creche/runtime/life.py"
 SLOTS, COMPANION = "creche/runtime/slots.py", "creche/runtime/companion.py"
 HANDLING = "creche/runtime/handling.py"
+MONITORS, NAMES, FEEDS = "creche/runtime/monitors.py", "creche/runtime/names.py", "creche/runtime/feeds.py"
+DYNAMIC = "creche/supervisors/dynamic.py"
+DYNAMIC_FUZZ = "tests/supervisors/test_dynamic_fuzz.py"
 
 MUTANTS = (
     Mutant(
@@ -279,5 +282,110 @@ MUTANTS = (
 -            self.agenda.end()
 """,
         ("tests/core/test_timers.py",),
+    ),
+    Mutant(
+        "a link outlives the incarnation that made it",
+        MONITORS,
+        """
+-        if to is State.STARTING:
++        if to is State.STOPPING:
+             self.cancel()  # the incarnation that made it has a successor
+""",
+        ("tests/core/test_monitors.py",),
+    ),
+    Mutant(
+        "a link crashes who is being stopped",
+        MONITORS,
+        """
+-            if not _ends_anyway(self._tied):
++            if self._tied:
+""",
+        ("tests/core/test_monitors.py",),
+    ),
+    Mutant(
+        "a monitor that was cancelled tells what waits in the lane",
+        MONITORS,
+        """
+     async def run(self) -> None:
+         \"\"\"See `Job`.\"\"\"
+-        if self._agenda is not None:
++        if self.args:
+""",
+        ("tests/core/test_monitors.py",),
+    ),
+    Mutant(
+        "a monitor that has told stays with the incarnation",
+        MONITORS,
+        """
+-            self.cancel()
+             await super().run()
++            self._node.unwatch(self)
+""",
+        ("tests/core/test_monitors.py",),
+    ),
+    Mutant(
+        "the newest news is dropped, not the oldest",
+        FEEDS,
+        """
+             self._own.receive_nowait()
+-            self._send.send_nowait(value)
+""",
+        ("tests/core/test_monitors.py", "tests/core/test_names.py"),
+    ),
+    Mutant(
+        "an actor that has ended keeps its name",
+        NAMES,
+        """
+-        if to is State.STOPPED:
++        if to is State.SUSPENDED:
+             self._undo()
+""",
+        ("tests/core/test_names.py", DYNAMIC_FUZZ),
+    ),
+    Mutant(
+        "a change of a group is added to one that was read",
+        NAMES,
+        """
+-        if not self._feed.has_unread:
++        if not self._change.joined and not self._change.left:
+""",
+        ("tests/core/test_names.py", DYNAMIC_FUZZ),
+    ),
+    Mutant(
+        "the cause of the end is not told",
+        LIFE,
+        """
+-        self.will_move_because_of(cause)
+         self.move(State.STOPPED)
+""",
+        ("tests/core/test_monitors.py",),
+    ),
+    Mutant(
+        "two starts at once take the last place",
+        DYNAMIC,
+        """
+             raise TooManyChildren(self.path, self.max_children)
++        await checkpoint()
+         return await super().start_child(spec)
+""",
+        ("tests/supervisors/test_dynamic.py", DYNAMIC_FUZZ),
+    ),
+    Mutant(
+        "dynamic children stop one after the other",
+        DYNAMIC,
+        """
+-                    nursery.start_soon(self._retire, node, Want.DRAIN)
++                    await self._retire(node, Want.DRAIN)
+""",
+        ("tests/supervisors/test_dynamic.py",),
+    ),
+    Mutant(
+        "a child waits for its own supervisor",
+        DYNAMIC,
+        """
+-        return place.path.startswith(f"{self.path}/") or self.runtime.node_of(place.path).leaves_anyway
++        return False
+""",
+        ("tests/supervisors/test_dynamic.py",),
     ),
 )

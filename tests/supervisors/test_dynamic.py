@@ -283,8 +283,9 @@ async def test_a_dynamic_supervisor_that_stops_takes_no_children(autojump_clock:
 
 async def test_a_child_does_not_wait_for_its_own_supervisor(autojump_clock: MockClock) -> None:
     """Who starts a sibling while their supervisor goes down is refused at once: it waits for the handler that asks."""
-    async with crowd() as (runtime, sessions), trio.open_nursery() as nursery:
-        gate = Gate()
+    spec = creche.dynamic_supervisor("sessions", intensity=creche.Intensity(0, 1))
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        sessions, gate = await runtime.start(spec), Gate()
 
         async def start_another(_: Probe) -> str:
             await gate.hold()
@@ -298,11 +299,11 @@ async def test_a_child_does_not_wait_for_its_own_supervisor(autojump_clock: Mock
         reply = asking(nursery, probe.ask.run, start_another)
         await gate.entered.wait()
         begun = trio.current_time()
-        runtime.kill(sessions, "k")
+        runtime.kill(await sessions.start(creche.child(Probe)), "k")  # one too many
         await settle()
         gate.opened.set()
-        assert (await reply.settled(), reply.value) in (("value", "crash"), ("OutcomeUnknown", None))
-        await sessions.start(creche.child(Probe))
+        assert (await reply.settled(), reply.value) == ("value", "crash")
+        await sessions.start(creche.child(Probe))  # somebody else waits until it is up again
         assert trio.current_time() == begun
 
 
@@ -397,6 +398,24 @@ async def _start_and_end(
         elif number % 4 == 1:
             with pytest.raises(creche.OutcomeUnknown):
                 await probe.ask.crash()
+
+
+async def test_who_stops_children_one_after_the_other_starves_nobody() -> None:
+    """Each stop lets others run."""
+    async with crowd() as (_, sessions), trio.open_nursery() as nursery:
+        steps: list[int] = []
+
+        async def step() -> None:
+            while True:
+                await trio.lowlevel.checkpoint()
+                steps.append(len(sessions))
+
+        children = [await sessions.start(creche.child(Probe)) for _ in range(20)]
+        nursery.start_soon(step)
+        for child in children:
+            await sessions.stop(child)
+        nursery.cancel_scope.cancel()
+        assert len(set(steps)) > 5
 
 
 # --- cancelled everywhere ---------------------------------------------------------------------------------------------
