@@ -4,6 +4,19 @@ Needs the extra ``creche[testing]`` for `run` and what is built on it. The fault
 which needs nothing.
 """
 
+from ..testing.faults import Act as Act
+from ..testing.faults import Crash as Crash
+from ..testing.faults import Cut as Cut
+from ..testing.faults import Delay as Delay
+from ..testing.faults import Fault as Fault
+from ..testing.faults import Hang as Hang
+from ..testing.faults import Kill as Kill
+from ..testing.faults import RefuseStart as RefuseStart
+from ..testing.faults import StepClock as StepClock
+from ..testing.injector import FaultInjected as FaultInjected
+from ..testing.injector import Injector as Injector
+from ..testing.journal import Journal as Journal
+from ..testing.journal import Summary as Summary
 from . import network as network
 from .explore import Finding as Finding
 from .explore import Report as Report
@@ -13,19 +26,6 @@ from .explore import check as check
 from .explore import explore as explore
 from .explore import replay as replay
 from .explore import run as run
-from .faults import Act as Act
-from .faults import Crash as Crash
-from .faults import Cut as Cut
-from .faults import Delay as Delay
-from .faults import Fault as Fault
-from .faults import Hang as Hang
-from .faults import Kill as Kill
-from .faults import RefuseStart as RefuseStart
-from .faults import StepClock as StepClock
-from .injector import FaultInjected as FaultInjected
-from .injector import Injector as Injector
-from .journal import Journal as Journal
-from .journal import Summary as Summary
 from .network import TcpProxy as TcpProxy
 from .network import tcp_proxy as tcp_proxy
 from .plan import Plan as Plan

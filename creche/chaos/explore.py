@@ -10,10 +10,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from .. import testing
 from ..runtime.interposition import interposed
 from ..runtime.node import one_line, unwrap
-from .journal import Summary
+from ..testing.deterministic import Trace
+from ..testing.deterministic import run as run_deterministically
+from ..testing.journal import Summary
 from .plan import Plan, Recipe, Step
 from .world import Violated, World
 
@@ -30,7 +31,7 @@ class Run:
     plan: Plan
     failure: Exception | None
     summary: Summary
-    trace: testing.Trace
+    trace: Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def run(
         See `creche.testing.Trace`.
     """
     seed = seed if plan is None else plan.seed
-    trace = testing.Trace(steps=steps)
+    trace = Trace(steps=steps)
     world: list[World] = []
 
     async def main() -> None:
@@ -93,7 +94,7 @@ def run(
 
     failure: Exception | None = None
     try:
-        testing.run(main, seed=seed, trace=trace)
+        run_deterministically(main, seed=seed, trace=trace)
     except Exception as error:
         failure = unwrap(error)
     if not world:  # it was not even begun

@@ -17,7 +17,7 @@ import msgspec
 from ..runtime.checks import require, require_number
 from ..runtime.node import Node
 from ..runtime.runtime import Runtime
-from .faults import Act, Crash, Cut, Delay, Fault, Hang, Kill, RefuseStart, StepClock
+from ..testing.faults import Act, Crash, Cut, Delay, Fault, Hang, Kill, RefuseStart, StepClock
 
 Kind = Literal["kill", "crash", "delay", "hang", "refuse_start", "step_clock", "cut", "act"]
 # How often each kind is drawn. A kill finds most, and what hangs makes everybody else wait.

@@ -28,9 +28,9 @@ from ..runtime.events import Event
 from ..runtime.node import Node, one_line
 from ..runtime.runtime import Runtime
 from ..runtime.spec import child
-from .faults import Act, Crash, Cut, Delay, Fault, Hang, Kill, RefuseStart, StepClock
-from .injector import Injector
-from .journal import Journal
+from ..testing.faults import Act, Crash, Cut, Delay, Fault, Hang, Kill, RefuseStart, StepClock
+from ..testing.injector import Injector
+from ..testing.journal import Journal
 from .plan import Plan, Recipe, Step, draw, targets_in
 
 MONKEY = "chaos"  # the actor's name

@@ -8,8 +8,8 @@ import trio.lowlevel
 
 import creche
 from creche import chaos
-from creche.chaos.journal import percentile
 from creche.chaos.world import World
+from creche.testing.journal import percentile
 
 
 class Sleeper(creche.Actor):

@@ -1,27 +1,24 @@
-"""Tests of actors in virtual time, in an order that follows from a seed: the same each time, in each process.
-
-`run` needs the extra ``creche[testing]``. See docs/testing.md for what is promised and what breaks it.
-"""
+"""Runs of actors in virtual time, in an order that follows from a seed: the same each time, in each process."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
 from dataclasses import fields
-from functools import partial
+from functools import partial, wraps
 from typing import TypeVar, TypeVarTuple
 
 import trio
 from trio.testing import MockClock
 
-from .runtime.errors import SpecInvalid
-from .runtime.events import Event
-from .runtime.runtime import Runtime
-from .runtime.scheduling import NotDeterministic as NotDeterministic
-from .runtime.scheduling import scheduled_by
-from .runtime.simulation import SIMULATION, BlockingTime, Simulation, up_to_ten_milliseconds
+from ..runtime.errors import SpecInvalid
+from ..runtime.events import Event
+from ..runtime.runtime import Runtime
+from ..runtime.scheduling import scheduled_by
+from ..runtime.simulation import SIMULATION, BlockingTime, Simulation, up_to_ten_milliseconds
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
@@ -144,3 +141,44 @@ def run(
     instruments = [_Steps(trace)] if trace is not None and trace.steps else []
     with scheduled_by(stream):
         return context.run(partial(trio.run, async_fn, *args, clock=clock, instruments=instruments))
+
+
+def seeds(
+    some: int | Iterable[int], *, blocking: BlockingTime = up_to_ten_milliseconds
+) -> Callable[[Callable[..., Awaitable[object]]], Callable[..., None]]:
+    """For pytest: an ``async def test_...`` is run by `run` once for each seed, of which each is a test of its own.
+
+    ::
+
+        @testing.seeds(100)
+        async def test_no_visitor_is_forgotten() -> None: ...
+
+    Parameters
+    ----------
+    some
+        How many, from 0 on, or which.
+
+    Fixtures are given to the test as ever, but none that needs a running Trio, such as pytest-trio's. An argument
+    ``seed`` gets the seed if the test has one.
+    """
+
+    def decorate(test: Callable[..., Awaitable[object]]) -> Callable[..., None]:
+        import pytest
+
+        wanted = list(inspect.signature(test).parameters.values())
+        takes_seed = any(parameter.name == "seed" for parameter in wanted)
+
+        @wraps(test)
+        def run_test(*args: object, seed: int, **kwargs: object) -> None:
+            given = {**kwargs, "seed": seed} if takes_seed else kwargs
+            run(partial(test, *args, **given), seed=seed, blocking=blocking)
+
+        seed_parameter = inspect.Parameter("seed", inspect.Parameter.KEYWORD_ONLY)
+        signature = inspect.Signature([*(one for one in wanted if one.name != "seed"), seed_parameter])
+        setattr(run_test, "__signature__", signature)  # noqa: B010  # what pytest reads
+        del run_test.__wrapped__  # else pytest-trio takes it for asynchronous
+        mark = pytest.mark.parametrize("seed", range(some) if isinstance(some, int) else list(some))
+        marked: Callable[..., None] = mark(run_test)
+        return marked
+
+    return decorate
