@@ -14,8 +14,9 @@ from ...runtime.spec import child
 from .actor import UidActor
 from .config import Config, default_config
 from .errors import ClockMovedBack, LayoutExhausted, MarkReached, NoWorkerIdFree, WorkerIdLost
+from .events import IdsAvailable, IdsUnavailable, WorkerIdLeased, WorkerIdWasLost
 from .snowflake import Layout, Snowflake, SnowflakeStatistics, from_text, parse, to_text
-from .uuid7 import is_uuid7, uuid7_time
+from .uuid7 import Uuid7Statistics, is_uuid7, uuid7_time
 
 # isort: split
 from .handle import Uid, uuid7  # last, so that `uuid7` is the function and not the module above
@@ -23,6 +24,8 @@ from .handle import Uid, uuid7  # last, so that `uuid7` is the function and not 
 __all__ = [
     "ClockMovedBack",
     "Config",
+    "IdsAvailable",
+    "IdsUnavailable",
     "Layout",
     "LayoutExhausted",
     "MarkReached",
@@ -30,7 +33,10 @@ __all__ = [
     "Snowflake",
     "SnowflakeStatistics",
     "Uid",
+    "Uuid7Statistics",
+    "WorkerIdLeased",
     "WorkerIdLost",
+    "WorkerIdWasLost",
     "component",
     "default_config",
     "from_text",
@@ -62,5 +68,5 @@ def component(
     if config is None:
         return by_config(Config, lambda chosen: component(chosen, name=name, now_ms=now_ms))
     checked = validated(config)
-    handle = partial(Uid, layout=checked.layout, now_ms=now_ms)
+    handle = partial(Uid, config=checked, now_ms=now_ms)
     return ComponentSpec(name, child(UidActor, checked, now_ms), handle, layer="foundation")

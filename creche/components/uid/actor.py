@@ -32,8 +32,11 @@ import trio
 
 from ...runtime.actor import Actor, message
 from ...runtime.errors import Unavailable
+from ...runtime.events import Event
+from ...runtime.node import one_line
 from .config import Config
 from .errors import WorkerIdLost
+from .events import IdsAvailable, IdsUnavailable, WorkerIdLeased, WorkerIdWasLost
 from .snowflake import SnowflakeGenerator
 from .worker_ids import WorkerIds, WorkerLease
 
@@ -137,10 +140,12 @@ class UidActor(Actor):
         except Unavailable as error:
             if self._works:
                 _log.warning("%s: %s", self.context.path, error)
+                self._tell(IdsUnavailable, one_line(error))
             self._works = False
         else:
             if not self._works:
                 _log.info("%s: ids can be issued again", self.context.path)
+                self._tell(IdsAvailable)
             self._works = True
 
     async def _secure(self) -> None:
@@ -151,6 +156,7 @@ class UidActor(Actor):
             lease = await self._blocking(self._tenure.worker_ids.acquire, self._new_owner(), self._now_ms())
             self._tenure.begin(lease)
             self._grant()
+            self._tell(WorkerIdLeased, lease.worker_id, lease.mark)
             await self._promise(lease)
 
     async def _still_ours(self, lease: WorkerLease) -> bool:
@@ -158,6 +164,7 @@ class UidActor(Actor):
             await self._promise(lease)
         except WorkerIdLost as error:
             _log.warning("%s: %s", self.context.path, error)
+            self._tell(WorkerIdWasLost, error.worker_id)
             self._tenure.lose()
             return False
         return True
@@ -169,6 +176,11 @@ class UidActor(Actor):
         # A cancel waits for the write, so that what is on disk and what is known here never part.
         self._tenure.lease = await self._blocking(self._tenure.worker_ids.renew, lease, mark, self._now_ms())
         generator.extend(self._tenure.lease.mark)
+
+    def _tell(self, kind: Callable[..., Event], *about: object) -> None:
+        hub = self.context.runtime.events
+        if hub.on:
+            hub.emit(kind(trio.current_time(), self.context.path, self.context.incarnation, *about))
 
     def _new_owner(self) -> str:
         return str(UUID(int=self._randbits(128), version=4))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -11,6 +11,7 @@ from ...runtime.config import PositiveSeconds, Seconds
 from ...runtime.errors import ConfigInvalid
 from ...runtime.spec import Environment
 from .snowflake import EPOCH_MS, Layout
+from .uuid7 import MAX_DRIFT
 
 
 class Config(BaseConfig, frozen=True, kw_only=True):
@@ -33,6 +34,10 @@ class Config(BaseConfig, frozen=True, kw_only=True):
         How long the worker id of a process that died stays its own.
     quarantine
         How long a worker id then rests, before another service may have it.
+    uuid7_max_drift, uuid7_rollback
+        How far the times of UUIDs may be ahead of a clock that was set back, and what happens beyond. ``follow``:
+        they start anew from the clock, and order breaks once. ``hold``: they keep the last time. ``raise``:
+        `ClockMovedBack`. With other than the defaults, the handle's UUIDs ascend apart from the module's.
     """
 
     state_path: Annotated[str, Meta(min_length=1)] | None = None
@@ -44,6 +49,8 @@ class Config(BaseConfig, frozen=True, kw_only=True):
     tolerance: Annotated[Seconds, Meta(ge=0.1, le=60)] = 1.0
     lease_ttl: PositiveSeconds = 30.0
     quarantine: Annotated[Seconds, Meta(ge=0)] = 60.0
+    uuid7_max_drift: Annotated[Seconds, Meta(ge=0, le=86400)] = MAX_DRIFT
+    uuid7_rollback: Literal["follow", "hold", "raise"] = "follow"
 
     @classmethod
     def for_environment(cls, env: Environment) -> Config:

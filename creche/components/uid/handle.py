@@ -9,7 +9,7 @@ revoked one gives nothing.
 
 UUIDv7 needs no actor: what keeps processes apart is randomness. Each thread has a generator, since generators hold no
 lock, and a forked child starts with new ones, since a copied counter would make ids that differ in 32 random bits
-only.
+only. A handle shares those of the module, unless its config has another policy for clocks that are set back.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_
 from ...runtime.component import ComponentHandle
 from ...runtime.errors import NotStarted, OutcomeUnknown
 from .actor import UidActor
+from .config import Config
 from .errors import MarkReached, WorkerIdLost
 from .middleware import with_request_id
-from .snowflake import DEFAULT_LAYOUT, Layout, Snowflake, SnowflakeGenerator, SnowflakeStatistics, Wait, parse
-from .uuid7 import Rollback, Uuid7Generator, is_uuid7
+from .snowflake import Snowflake, SnowflakeGenerator, SnowflakeStatistics, Wait, parse
+from .uuid7 import MAX_DRIFT, Rollback, Uuid7Generator, Uuid7Statistics, is_uuid7
 
 if TYPE_CHECKING:
     from ...runtime.asgi import ASGIApp
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 # A task that makes ids in a loop yields to the others once in so many: each time would cost more than the id.
 _YIELD_EVERY = 64
+_DEFAULT = Config()
+_POLICY = (MAX_DRIFT, Rollback.FOLLOW)  # the module's
 
 
 def wall_clock_ms() -> int:
@@ -51,20 +54,22 @@ def wall_clock_ms() -> int:
 class Uid(ComponentHandle):
     """Unique ids. For use from the runtime's own Trio run; only the UUIDs are for any thread."""
 
-    def __init__(self, name: str, layout: Layout = DEFAULT_LAYOUT, now_ms: Callable[[], int] | None = None) -> None:
+    def __init__(self, name: str, config: Config = _DEFAULT, now_ms: Callable[[], int] | None = None) -> None:
         super().__init__(name)
-        self._layout = layout
+        self._layout = config.layout
         self._now_ms = now_ms
-        self._yield_mask = min(_YIELD_EVERY, layout.ids_per_ms) - 1
+        self._yield_mask = min(_YIELD_EVERY, self._layout.ids_per_ms) - 1
         self._home: Cell | None = None
         self._replayed: Uuid7Generator | None = None  # only in a deterministic run, which has one thread
+        self._policy = (config.uuid7_max_drift, Rollback(config.uuid7_rollback))
+        # {(process, thread): generator}, with a policy that is not the module's
+        self._own: dict[tuple[int, int], Uuid7Generator] | None = None if self._policy == _POLICY else {}
 
     def _started(self) -> None:
         self._home = self._cell()
         runtime = self._home.runtime
         if runtime.deterministic:
-            now_ms = self._now_ms or runtime.wall_clock_ms
-            self._replayed = Uuid7Generator(now_ms=now_ms, randbits=runtime.randbits, on_rollback=Rollback.FOLLOW)
+            self._replayed = _new_generator(self._now_ms or runtime.wall_clock_ms, runtime.randbits, self._policy)
 
     def _unbind(self) -> None:
         super()._unbind()
@@ -169,15 +174,29 @@ class Uid(ComponentHandle):
     # --- UUIDv7 -----------------------------------------------------------------------------------------------------
 
     def uuid7(self) -> UUID:
-        """As the module's `uuid7`: needs no running component. In a deterministic run it follows from the seed."""
+        """As the module's `uuid7`: needs no running component. In a deterministic run it follows from the seed.
+
+        Raises `ClockMovedBack` with the policy ``raise``, and only then.
+        """
         return self._uuids().next()
 
     def take_uuid7(self, n: int) -> list[UUID]:
         """`n` new UUIDv7 in ascending order, cheaper than one at a time. Raises `ValueError` if `n` is negative."""
         return self._uuids().take(n)
 
+    def uuid7_statistics(self) -> Uuid7Statistics:
+        """What the clock has done to the UUIDs of this thread. Needs no running component."""
+        return self._uuids().statistics()
+
     def _uuids(self) -> Uuid7Generator:
-        return self._replayed or _generator_of(threading.get_ident())
+        if self._replayed is not None:
+            return self._replayed
+        if self._own is None:
+            return _generator_of(threading.get_ident())
+        here = os.getpid(), threading.get_ident()
+        if here not in self._own:
+            self._own[here] = _new_generator(self._now_ms or wall_clock_ms, secrets.randbits, self._policy)
+        return self._own[here]
 
     def is_uuid7(self, text: str) -> bool:
         """As the module's `is_uuid7`."""
@@ -208,7 +227,14 @@ def uuid7() -> UUID:
 def _generator_of(thread: int) -> Uuid7Generator:
     # The number of a thread that has ended may come again; its generator then goes on.
     _forget_generators_after_fork()
-    return Uuid7Generator(now_ms=wall_clock_ms, randbits=secrets.randbits, on_rollback=Rollback.FOLLOW)
+    return _new_generator(wall_clock_ms, secrets.randbits, _POLICY)
+
+
+def _new_generator(
+    now_ms: Callable[[], int], randbits: Callable[[int], int], policy: tuple[float, Rollback]
+) -> Uuid7Generator:
+    max_drift, on_rollback = policy
+    return Uuid7Generator(now_ms=now_ms, randbits=randbits, max_drift=max_drift, on_rollback=on_rollback)
 
 
 @cache

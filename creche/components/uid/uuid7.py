@@ -32,6 +32,8 @@ from uuid import RFC_4122, UUID
 
 from .errors import ClockMovedBack
 
+MAX_DRIFT = 10.0  # seconds: bridges leap seconds and an ordinary step of NTP
+
 _SEED_BITS = 41
 _TAIL_BITS = 32
 _COUNTER_MAX = (1 << 42) - 1
@@ -88,7 +90,7 @@ class Uuid7Generator:
         *,
         now_ms: Callable[[], int],
         randbits: Callable[[int], int],
-        max_drift: float = 10.0,
+        max_drift: float = MAX_DRIFT,
         on_rollback: Rollback = Rollback.RAISE,
         after: UUID | None = None,
     ) -> None:
