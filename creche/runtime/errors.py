@@ -243,7 +243,7 @@ class IntensityExceeded(CrecheError):
 
     `child` is the path of the one whose own budget was spent; None if it was the supervisor's. `history` holds one line
     per crash, oldest first, with the seconds since the runtime was opened; `crashes` counts them by child and error, in
-    start order; `__cause__` is the last one.
+    start order; `last` is the path of the child that crashed last, `__cause__` what it died of.
     """
 
     def __init__(
@@ -253,6 +253,7 @@ class IntensityExceeded(CrecheError):
         history: tuple[str, ...],
         *,
         child: str | None = None,
+        last: str = "",
         crashes: tuple[Crashes, ...] = (),
     ) -> None:
         self.path = path
@@ -260,6 +261,7 @@ class IntensityExceeded(CrecheError):
         self.window = intensity.window
         self.history = history
         self.child = child
+        self.last = last
         self.crashes = crashes
         super().__init__("".join([f"{path}: {self.reason}", *(f"\n  {line}" for line in history)]))
 
@@ -267,7 +269,7 @@ class IntensityExceeded(CrecheError):
     def reason(self) -> str:
         """Which budget was spent, as text."""
         whose = "" if self.child is None else f" of {self.child}"
-        return f"more than {self.restarts} restarts{whose} in {self.window:g} s"
+        return f"more than {self.restarts} restart{'' if self.restarts == 1 else 's'}{whose} in {self.window:g} s"
 
 
 class StartFailed(CrecheError):
@@ -279,10 +281,14 @@ class StartFailed(CrecheError):
 
 
 class TreeFailed(CrecheError):
-    """The supervision tree as a whole has failed: the root gave up.
+    """The supervision tree as a whole has failed: the root gave up. `name` is that of the runtime.
 
-    `__cause__` is the chain of failures that led there.
+    `__cause__` is the chain of failures that led there; `cause_tree` draws it.
     """
+
+    def __init__(self, name: str, failure: BaseException) -> None:
+        super().__init__(f"{name}: {failure}")
+        self.name = name
 
 
 class Unavailable(CrecheError):

@@ -354,7 +354,7 @@ class Runtime:
 
     def _raise_failure(self, failure: Exception) -> NoReturn:
         self._failure = None
-        raise TreeFailed(f"{self.name}: {failure}") from failure
+        raise TreeFailed(self.name, failure) from failure
 
     async def wait_until_open(self) -> None:
         """Wait until the tree has started. If it cannot, wait for the cancellation that its failure brings."""

@@ -24,13 +24,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar, cast
 
 import trio
 
+from ..runtime.causes import cause_tree
 from ..runtime.checks import require_seconds
 from ..runtime.config import Config
 from ..runtime.configuration import read_configuration
@@ -260,7 +261,7 @@ class App:
             print(f"{self.name}: {misuse}", file=sys.stderr)
             return EXIT_MISUSED
         except CrecheError as failure:
-            print("\n".join(_causes(failure)), file=sys.stderr)
+            print(cause_tree(failure), file=sys.stderr)
             return EXIT_FAILED
         except BaseException:
             traceback.print_exc()
@@ -269,14 +270,6 @@ class App:
 
 async def _until_stopped(running: Running) -> None:
     await trio.sleep_forever()
-
-
-def _causes(error: BaseException) -> Iterator[str]:
-    """One line for each error of the chain, the outermost first."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield f"{'' if cause is error else '  caused by '}{type(cause).__name__}: {cause}"
-        cause = cause.__cause__
 
 
 # --- signals and the watchdog ---------------------------------------

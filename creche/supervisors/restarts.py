@@ -178,6 +178,7 @@ class Restarts(Groups):
             own or self.rules.intensity,
             tuple(line for _, line in crashes[-16:]),
             child=None if own is None else child.path,
+            last=child.path,
             crashes=tuple(crashes for node in self._nodes.values() for crashes in self._crashes_of(node)),
         )
         error.__cause__ = failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,8 +59,14 @@ def test_a_tree_that_gives_up_ends_the_process_with_status_1_and_the_chain_of_ca
     with process("crashes") as started:
         status, _, err = finish(started)
     assert status == 1
-    assert err.splitlines()[0].startswith("TreeFailed")
-    assert "caused by RuntimeError: a bug in the worker" in err
+    *lines, place = err.splitlines()
+    assert lines == [
+        "service: the tree has failed",
+        "└─ root gave up: more than 0 restarts in 60 s",
+        "   └─ root/service gave up once: more than 0 restarts in 60 s",
+        "      └─ root/service/worker crashed once: RuntimeError: a bug in the worker",
+    ]
+    assert re.fullmatch(r" {9}└─ at .*\.py:\d+, in crash", place)
 
 
 def test_an_error_of_the_body_ends_the_process_with_status_1_and_its_traceback() -> None:
