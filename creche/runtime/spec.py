@@ -130,25 +130,29 @@ class ChildOptions:
         require_label("register", "x" if self.register is None else self.register)
         for name in ("down_wait", "unwind_grace", "drain", "shutdown"):
             require_number(self, name)
+        # A spec is made for each child of a crowd: what most children leave as it is costs a comparison.
         if self.intensity is not None:
             require_type(self, "intensity", Intensity)
-        require_one_of(self, "on_exhausted", ("escalate", "park", "stop"))
-        require_type(self, "probe", Backoff)
-        not_at_once = self.probe.first > 0 and not self.probe.free
-        require(self, "probe", not_at_once, "with first above 0 and free=0: what is parked is not tried at once")
-        require_one_of(self, "significant", (True, False))
-        require_texts(self, "depends_on", 'a tuple of names of siblings, as ("db",)')
+        if self.on_exhausted != "escalate":
+            require_one_of(self, "on_exhausted", ("park", "stop", "escalate"))
+        if self.probe is not _PROBE:
+            require_type(self, "probe", Backoff)
+            later = self.probe.first > 0 and not self.probe.free
+            require(self, "probe", later, "with first above 0 and free=0: what is parked is not tried at once")
+        if self.significant is not False:
+            require_one_of(self, "significant", (True, False))
+        if self.depends_on != ():
+            require_texts(self, "depends_on", 'a tuple of names of siblings, as ("db",)')
 
     def check(self, where: str) -> None:
         """Raise `SpecInvalid` for what does not go together. `where` names the child."""
-        temporary = self.restart == "temporary"
-        for field_name, wrong, fix in (
-            ("significant", self.significant and self.restart == "permanent", _SIGNIFICANT),
-            ("intensity", self.intensity is not None and temporary, _NEVER_RESTARTED),
-            ("on_exhausted", self.on_exhausted != "escalate" and temporary, _NEVER_RESTARTED),
-        ):
-            if wrong:
-                raise SpecInvalid(f"{where}.{field_name}", getattr(self, field_name), fix)
+        if self.significant and self.restart == "permanent":
+            raise SpecInvalid(f"{where}.significant", True, _SIGNIFICANT)
+        if self.restart == "temporary":
+            if self.intensity is not None:
+                raise SpecInvalid(f"{where}.intensity", self.intensity, _NEVER_RESTARTED)
+            if self.on_exhausted != "escalate":
+                raise SpecInvalid(f"{where}.on_exhausted", self.on_exhausted, _NEVER_RESTARTED)
 
 
 _SIGNIFICANT = 'a permanent child is restarted whenever it ends: use restart="transient" or "temporary"'

@@ -18,31 +18,29 @@ from ..runtime import events
 from ..runtime.deadlines import Timer
 from ..runtime.node import Node, Parent, State, Want, node_behind
 from .children import Children
-from .strategies import GROUP_OF, Strategy
+from .strategies import GROUP_OF
 
 if TYPE_CHECKING:
     from ..runtime.runtime import Runtime
     from .spec import SupervisorSpec
 
 
-ALONE: tuple[Strategy, ...] = ("one_for_one", "dependents")  # a group of one restarts by itself
-
-
 class Groups(Children):
     """The part of a supervisor that restarts children together."""
 
-    __slots__ = ("_group", "_group_until", "_pausing")
+    __slots__ = ("_group", "_group_until", "_grouping", "_pausing")
 
     def __init__(self, runtime: Runtime, parent: Parent, name: str, rules: SupervisorSpec) -> None:
         super().__init__(runtime, parent, name, rules)
         self._group: set[str] = set()  # names of the children that are to be restarted together
         self._group_until = 0.0  # the time before which it must not start again
         self._pausing = False
+        self._grouping = GROUP_OF.get(rules.strategy)  # None: each restarts by itself
 
     def _group_of(self, crashed: Node) -> Sequence[str]:
         """The names of those that restart with it, itself included, in start order."""
-        group_of = GROUP_OF.get(self.rules.strategy)
-        return (crashed.name,) if group_of is None else group_of(list(self._nodes), crashed.name, self._needs)
+        assert self._grouping is not None
+        return self._grouping(list(self._nodes), crashed.name, self._needs)
 
     def _needs(self, name: str) -> Collection[str]:
         """The siblings that a child depends on: whose handles it was given, or what they hold, or whom it names."""
@@ -54,9 +52,6 @@ class Groups(Children):
                     needs[node.name] = None
                 node = node.parent
         return needs
-
-    def _restarts_alone(self, group: Sequence[str]) -> bool:
-        return len(group) == 1 and self.rules.strategy in ALONE
 
     def _joins(self, group: Sequence[str]) -> bool:
         """Whether a crash belongs to the group that is being paused."""

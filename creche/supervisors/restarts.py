@@ -78,13 +78,15 @@ class Restarts(Groups):
             return self._put_on_probation(child, failure)
         if child.spec.on_exhausted != "escalate" and _is_own_failure(child, failure):
             return self._exhausted(child, failure)
-        group = self._group_of(child)
-        joins = self._joins(group)
-        weather = isinstance(failure, Unavailable)  # no bug: it costs nothing and is waited out
-        if not joins and not weather and not self._charge(child, now):
+        group = None if self._grouping is None else self._group_of(child)
+        joins = group is not None and self._joins(group)
+        weather = failure if isinstance(failure, Unavailable) else None  # no bug: it costs nothing and is waited out
+        if not joins and weather is None and not self._charge(child, now):
             return self._exhausted(child, failure)
-        delay = _no_sooner(failure, child.spec.backoff.delay(child.streak, self.runtime.random))
-        if not joins and self._restarts_alone(group):
+        delay = child.spec.backoff.delay(child.streak, self.runtime.random)
+        if weather is not None:
+            delay = max(delay, weather.retry_after or 0.0)
+        if group is None or (len(group) == 1 and not joins and self.rules.strategy == "dependents"):
             return Verdict.RESTART, delay
         self._join_group(group, delay)
         return Verdict.REGROUP, delay
@@ -116,7 +118,10 @@ class Restarts(Groups):
         probation = self._probations.setdefault(child.name, _Probation())
         probation.ends()
         probation.trials += 1
-        return Verdict.PARK, _no_sooner(failure, child.spec.probe.delay(probation.trials, self.runtime.random))
+        delay = child.spec.probe.delay(probation.trials, self.runtime.random)
+        if isinstance(failure, Unavailable):
+            delay = max(delay, failure.retry_after or 0.0)
+        return Verdict.PARK, delay
 
     def child_is_ready(self, child: Node) -> None:
         """Part of `Parent`."""
@@ -200,8 +205,3 @@ class Restarts(Groups):
 def _is_own_failure(child: Node, failure: Exception) -> bool:
     """Whether a supervisor crashes because the budget of its children is spent."""
     return isinstance(failure, IntensityExceeded) and failure.path == child.path
-
-
-def _no_sooner(failure: Exception, delay: float) -> float:
-    """What is unavailable is not asked again before its time."""
-    return max(delay, failure.retry_after or 0.0) if isinstance(failure, Unavailable) else delay

@@ -25,7 +25,7 @@ class Faulty(Probe):
 
     async def look_up(self) -> None:
         try:
-            {}["key"]
+            dict[str, int]()["key"]
         except KeyError as error:
             raise Boom("looked for it in vain") from error
 

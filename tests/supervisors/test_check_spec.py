@@ -27,7 +27,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "an option of the wrong type": (lambda: probe(intensity=5), "ChildOptions.intensity = 5: a creche.Intensity"),
     "an unknown policy": (
         lambda: probe(on_exhausted="shrug"),
-        "ChildOptions.on_exhausted = 'shrug': one of 'escalate', 'park', 'stop'",
+        "ChildOptions.on_exhausted = 'shrug': one of 'park', 'stop', 'escalate'",
     ),
     "no backoff": (lambda: probe(probe=3), "ChildOptions.probe = 3: a creche.Backoff"),
     "a probe at once": (lambda: probe(probe=creche.Backoff()), "what is parked is not tried at once"),
