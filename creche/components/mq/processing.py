@@ -191,7 +191,7 @@ class Processor:
 
     def _done(self, partition: Partition, entry: Entry) -> None:
         self.counters.done += 1
-        self.counters.done_bytes += entry.record.size
+        self.counters.done_bytes += entry.size
         following = entry.window.finish(entry)
         if following is not None:
             self.offer(partition, (following,))

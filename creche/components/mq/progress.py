@@ -23,10 +23,11 @@ Lane = bytes | int | None  # a key; the offset of a record without one; or the w
 class Entry:
     """A record that was fetched, on its way to be done."""
 
-    __slots__ = ("done", "failures", "lane", "record", "tries", "waits", "window")
+    __slots__ = ("done", "failures", "lane", "record", "size", "tries", "waits", "window")
 
     def __init__(self, record: Received, window: Window, lane: Lane) -> None:
         self.record: Final = record
+        self.size: Final = record.size
         self.window: Final = window
         self.lane: Final = lane
         self.done = False
@@ -69,7 +70,7 @@ class Window:
         for record in records:
             entry = Entry(record, self, self._lane_of(record))
             self._entries.append(entry)
-            self.size += record.size
+            self.size += entry.size
             self.position = record.offset + 1
             behind = self._lanes.get(entry.lane)
             if behind is None:
@@ -83,7 +84,7 @@ class Window:
         """The entry is done. Returns the next one of its lane, which may be handled now."""
         entry.done = True
         while self._entries and self._entries[0].done:
-            self.size -= self._entries.popleft().record.size
+            self.size -= self._entries.popleft().size
         behind = self._lanes[entry.lane]
         if behind:
             return behind.popleft()
@@ -116,7 +117,7 @@ class Partition:
         self.scopes: dict[Entry, trio.CancelScope] = {}  # of handlers that run
         self.aside: list[Entry] = []  # on their way to other topics
         self._by_key = by_key
-        self._idle = trio.Event()
+        self._idle: trio.Event | None = None  # made when somebody waits for it
 
     @property
     def leaving(self) -> bool:
@@ -195,13 +196,15 @@ class Partition:
 
     def tell_if_idle(self) -> None:
         """To be called when somebody has ended to work for it, or something is done."""
-        if self.is_idle():
-            idle, self._idle = self._idle, trio.Event()
+        if self._idle is not None and self.is_idle():
+            idle, self._idle = self._idle, None
             idle.set()
 
     async def wait_idle(self) -> None:
-        """Return when nobody works for it."""
+        """Return when nobody works for it, nor is to."""
         while not self.is_idle():
+            if self._idle is None:
+                self._idle = trio.Event()
             await self._idle.wait()
 
 

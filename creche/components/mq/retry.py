@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from ...runtime.backoff import Backoff, Jitter
 from ...runtime.checks import require
-from ...runtime.errors import CallFailed, NotDelivered
+from ...runtime.errors import CallFailed
 from .errors import Unavailable
 
 Action = Literal["retry", "retry_topic", "dead_letter", "drop"]
@@ -38,7 +38,8 @@ class RetryPolicy:
         or ``"retry"``. The entry for the nearest class in the exception's inheritance counts.
 
     Failed calls (`creche.CallFailed`) and `Unavailable` are weather, not poison: unless `on` says otherwise they are
-    retried in place for as long as it takes, and do not count as attempts.
+    retried in place for as long as it takes, and do not count as attempts. An error of any kind may carry a
+    `retry_after`, in seconds: it is not tried again before that, or before the cap of `backoff`, whichever is earlier.
     """
 
     attempts: int = 5
@@ -69,15 +70,18 @@ class RetryPolicy:
         return choice
 
     def delay(self, error: Exception, tries: int, rng: Jitter) -> float:
-        """Seconds until the next try, after `tries` in a row failed; not before what the error says is worth it."""
+        """Seconds until the next try, after `tries` in a row failed.
+
+        An error that has a `retry_after`, in seconds, is heeded: not before that, up to the cap of the backoff.
+        """
         delay = self.backoff.delay(tries, rng)
-        hint = error.retry_after if isinstance(error, NotDelivered | Unavailable) else None
-        return delay if hint is None else max(delay, min(hint, self.backoff.cap))
+        hint = getattr(error, "retry_after", None)
+        return max(delay, min(hint, self.backoff.cap)) if _is_delay(hint) else delay
 
 
 def _is_exception_class(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Exception)
 
 
-def _is_delay(value: object) -> bool:
+def _is_delay(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from creche.components.mq.retry import Action
 
 
 class Poison(Exception):
-    pass
+    retry_after: Any = None
 
 
 class WorsePoison(Poison):
@@ -64,3 +65,15 @@ def test_delays_grow_and_heed_the_hint() -> None:
     assert policy.delay(DOWN, 1, rng) == 5.0
     assert policy.delay(m.Unavailable("db", "down", retry_after=3.0), 1, rng) == 3.0
     assert policy.delay(creche.NotDelivered("root/x", "crash", 2.5), 1, rng) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("hint", "delay"),
+    [(3, 3.0), (0.5, 1.0), (99.0, 5.0), (-1.0, 1.0), (float("nan"), 1.0), (float("inf"), 1.0), ("3", 1.0), (True, 1.0)],
+)
+def test_an_error_of_the_handlers_own_may_say_when(hint: Any, delay: float) -> None:
+    """As one of a limiter or of a remote service does; nonsense is no hint."""
+    policy = m.RetryPolicy(backoff=creche.Backoff(first=1.0, factor=2.0, cap=5.0, jitter=0.0, free=0))
+    error = Poison()
+    error.retry_after = hint
+    assert policy.delay(error, 1, random.Random(1)) == delay
