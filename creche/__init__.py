@@ -40,6 +40,7 @@ from .runtime.handle import Handle as Handle
 from .runtime.intensity import Intensity as Intensity
 from .runtime.monitors import MonitorEvent as MonitorEvent
 from .runtime.names import GroupChange as GroupChange
+from .runtime.retry_budget import RetryBudget as RetryBudget
 from .runtime.runtime import Runtime as Runtime
 from .runtime.slots import BatchItem as BatchItem
 from .runtime.slots import ReplySlot as ReplySlot
@@ -52,6 +53,13 @@ from .supervisors.dynamic import dynamic_supervisor as dynamic_supervisor
 from .supervisors.opening import open_runtime as open_runtime
 from .supervisors.partition import PartitionSupervisor as PartitionSupervisor
 from .supervisors.partition import partition_supervisor as partition_supervisor
+from .supervisors.pools.admission import Admission as Admission
+from .supervisors.pools.autoscale import Autoscale as Autoscale
+from .supervisors.pools.handle import Pool as Pool
+from .supervisors.pools.pool import by_priority as by_priority
+from .supervisors.pools.pool import pool as pool
+from .supervisors.pools.routing import by_key as by_key
+from .supervisors.pools.routing import sticky as sticky
 from .supervisors.spec import check_spec as check_spec
 from .supervisors.spec import supervisor as supervisor
 

@@ -25,7 +25,7 @@ from .config_fields import masked
 if TYPE_CHECKING:
     from .intensity import Intensity
 
-NotDeliveredReason = Literal["crash", "overflow", "expired", "parked", "stuck", "closed", "not_sent"]
+NotDeliveredReason = Literal["crash", "overflow", "expired", "parked", "stuck", "closed", "not_sent", "overload"]
 
 
 class CrecheError(Exception):

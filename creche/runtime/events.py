@@ -134,6 +134,22 @@ class Overflowed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Shed(Event):
+    """A call was refused because it had waited too long in a pool that is overloaded. `waited` is in seconds."""
+
+    message: str
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resized(Event):
+    """A pool has another number of workers, or will have when those that retire have ended."""
+
+    before: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stuck(Event):
     """A cancelled handler did not unwind within its grace. `stack` shows where it stands."""
 

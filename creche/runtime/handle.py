@@ -16,7 +16,7 @@ from .errors import ActorStopped, CallCycle, NotStarted, SpecInvalid
 from .monitors import MonitorEvent, monitoring, wait_stopped
 
 if TYPE_CHECKING:
-    from .cell import Cell
+    from .intake import Intake
     from .node import Node
 
 P = ParamSpec("P")
@@ -37,7 +37,7 @@ class Handle(Generic[A_co]):
 
     __slots__ = ("_ask", "_cell", "_name")
 
-    def __init__(self, name: str, cell: Cell | None = None) -> None:
+    def __init__(self, name: str, cell: Intake | None = None) -> None:
         self._name = name
         self._cell = cell
         self._ask: Any = None  # an `_Ask`; to cast it at each use would be a call
@@ -163,13 +163,13 @@ class Handle(Generic[A_co]):
         return self._cell
 
     def _bind(self, node: Node) -> None:
-        self._cell = cast("Cell", node)
+        self._cell = cast("Intake", node)
         self._ask = None
 
     def _unbind(self) -> None:
         self._cell = self._ask = None
 
-    def _bound(self) -> Cell:
+    def _bound(self) -> Intake:
         if self._cell is None:
             raise NotStarted(self._name)
         return self._cell
@@ -180,7 +180,7 @@ class Within(Generic[A_co]):
 
     __slots__ = ("_cell", "_expires", "_seconds")
 
-    def __init__(self, cell: Cell, seconds: float, expires: float) -> None:
+    def __init__(self, cell: Intake, seconds: float, expires: float) -> None:
         self._cell = cell
         self._seconds = seconds
         self._expires = expires
@@ -256,7 +256,7 @@ class Statistics:
 class Sender(trio.abc.SendChannel[T]):
     """See `Handle.sender`. Closing it closes nothing but itself."""
 
-    def __init__(self, cell: Cell, spec: MessageSpec) -> None:
+    def __init__(self, cell: Intake, spec: MessageSpec) -> None:
         self._cell = cell
         self._spec = spec
         self._closed = False
@@ -303,7 +303,7 @@ class Sender(trio.abc.SendChannel[T]):
 class _Ask:
     """Senders by name, made on first use and then found in the instance without a call of `__getattr__`."""
 
-    def __init__(self, cell: Cell, seconds: float | None) -> None:
+    def __init__(self, cell: Intake, seconds: float | None) -> None:
         self.__cell = cell
         self.__seconds = seconds
 
@@ -341,7 +341,7 @@ def must_not_wait_for_itself(node: Node) -> None:
         raise CallCycle((place.path, node.path))  # it would wait for the handler that is waiting here
 
 
-def message_of(cell: Cell, name: str) -> MessageSpec:
+def message_of(cell: Intake, name: str) -> MessageSpec:
     """The row of the actor's message table, or an AttributeError that says what there is."""
     table = cell.messages
     try:

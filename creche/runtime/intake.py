@@ -30,6 +30,7 @@ from .waits import Edge, Sent, check_for_cycle
 
 if TYPE_CHECKING:
     from .flights import Activity
+    from .handle import Statistics
     from .node import Parent
     from .runtime import Runtime
     from .spec import ChildOptions
@@ -81,6 +82,14 @@ class Intake(Life):
     def at_their_limit(self) -> Sequence[Sequence[Activity]]:
         """For each concurrent message of which no more may run: those that run."""
 
+    @abstractmethod
+    def statistics(self) -> Statistics:
+        """See `Handle.statistics`."""
+
+    def takers(self) -> Sequence[Intake]:
+        """Those of whom any one may take what waits here; empty: nobody but this node itself."""
+        return ()
+
     @property
     def queued(self) -> int:
         """See `Node`."""
@@ -98,7 +107,7 @@ class Intake(Life):
     ) -> Any:
         """Send and await the one outcome. See `Handle.call`."""
         if self.refusal is not None:
-            raise await _after_a_checkpoint(self.refusal())
+            raise await after_a_checkpoint(self.refusal())
         request = Request(self, spec, args, kwargs, BAGGAGE.get(), current_task())
         place = PLACE.get()
         if place is not None:
@@ -110,7 +119,7 @@ class Intake(Life):
             try:
                 self._overflow(request)
             except NotDelivered as refusal:
-                raise await _after_a_checkpoint(refusal) from None
+                raise await after_a_checkpoint(refusal) from None
         if deadline != NEVER:
             request.stamp(deadline)
         if self._hungry:
@@ -126,7 +135,7 @@ class Intake(Life):
                 self._submit(request, deadline)
             except NotDelivered as refusal:
                 request.state = SETTLED  # it was never sent, and nobody waits for anything
-                raise await _after_a_checkpoint(refusal) from None
+                raise await after_a_checkpoint(refusal) from None
             return await wait_task_rescheduled(request.abort)
         finally:
             if edges is not None:
@@ -141,6 +150,7 @@ class Intake(Life):
             _require_tuple(args)
         together = Together(self, current_task())
         together.make(spec, arguments, BAGGAGE.get())
+        self._aim(together)
         place = PLACE.get()
         waiter = None if place is None else place.serial
         if place is not None:
@@ -157,6 +167,9 @@ class Intake(Life):
             if edges is not None:
                 edges.remove(together)
         return together.outcomes()
+
+    def _aim(self, together: Together) -> None:
+        """Before the check for cycles: whoever will handle the parts, if that is somebody else."""
 
     def _submit_all(self, together: Together, deadline: float) -> None:
         mailbox = self._mailbox
@@ -189,7 +202,7 @@ class Intake(Life):
             try:
                 self.cast_nowait(spec, args, kwargs, expires)
             except CallFailed as refusal:
-                raise await _after_a_checkpoint(refusal) from None
+                raise await after_a_checkpoint(refusal) from None
             self._casts += 1
             if self._casts % YIELD_EVERY == 0:
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -323,7 +336,7 @@ class Intake(Life):
             self.emit(events.DeadLetter, message, reason)
 
 
-async def _after_a_checkpoint(refusal: CallFailed) -> CallFailed:
+async def after_a_checkpoint(refusal: CallFailed) -> CallFailed:
     """Who tries again and again in a loop must not starve the others, nor be deaf to its own cancellation."""
     await trio.lowlevel.checkpoint()
     return refusal

@@ -31,8 +31,8 @@ actor waits for mail, 0 while it does not. The cell's loop sets it, and `since`,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import trio
 
@@ -45,8 +45,23 @@ if TYPE_CHECKING:
 Queued = Cast | Request
 
 RESOLUTION = 0.001  # seconds: what comes closer together is taken to be of one age
+
+
+class Queue(Protocol):
+    """What a mailbox needs of its queue: a deque, or something else that takes its place."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Queued]: ...
+    def __getitem__(self, index: int, /) -> Queued: ...
+    def append(self, item: Queued, /) -> None: ...
+    def appendleft(self, item: Queued, /) -> None: ...
+    def extend(self, items: Iterable[Queued], /) -> None: ...
+    def popleft(self) -> Queued: ...
+    def clear(self) -> None: ...
+
+
 _SWEEP_ABOVE = 32
-_NOTHING_YET: deque[Queued] = deque(maxlen=0)  # stands in for a queue that has not been made; never filled
+_NOTHING_YET: Queue = deque[Queued](maxlen=0)  # stands in for a queue that has not been made; never filled
 
 
 class Mark:
@@ -86,7 +101,7 @@ class Mailbox:
         # call. 0: only `put` knows.
         self.appends_below = 0
         self.at_rest = 0  # what that is to be while the actor waits for mail
-        self.queue: deque[Queued] = _NOTHING_YET
+        self.queue: Queue = _NOTHING_YET
         self._dead = 0  # tombstones in the queue
         self.spill: deque[tuple[float, Waiting]] | None = None  # with the time at which each has come
         self._dead_spilled = 0
@@ -119,10 +134,11 @@ class Mailbox:
         self.open().append(item)
         return True
 
-    def open(self) -> deque[Queued]:
+    def open(self) -> Queue:
         """The queue, made now if nothing has needed it so far: an idle actor is a quarter larger with one."""
         if self.queue is _NOTHING_YET:
-            self.queue = deque()
+            made: deque[Queued] = deque()
+            self.queue = made
             self._let_append()
         return self.queue
 
@@ -224,7 +240,7 @@ class Mailbox:
 
     def _sweep(self) -> None:
         """Take all tombstones out, in place, and of marks with nothing between them all but the last."""
-        queue, self._dead, self._marks = self.queue, 0, 0
+        queue, self._dead, self._marks = cast("deque[Queued]", self.queue), 0, 0
         for _ in range(len(queue)):
             item = queue.popleft()
             if as_mark(item):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 import trio
 
@@ -265,7 +265,10 @@ def require_label(field: str, label: object) -> None:
 def _any_cell_of(where: str, handle: object) -> Cell:
     if not isinstance(handle, Handle):
         raise SpecInvalid(where, handle, "pass the handle of an actor, as runtime.start(creche.child(...)) returns it")
-    return handle._bound()  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType]
+    cell = handle._bound()  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType]
+    if not isinstance(cell, Cell):
+        raise SpecInvalid(where, cast("object", handle), "a pool is reached by its own handle; name its workers")
+    return cell
 
 
 def _cell_of(where: str, handle: object) -> Cell:

@@ -11,6 +11,9 @@ actor's task comes to take messages: for its serial message in hand, and for the
 whose limit is reached, of which only all together are in the way. So an actor with concurrent messages is in a circle
 only if all its handlers of one kind are.
 
+What waits in a pool is taken by whichever worker comes first (`takers`), so it waits only if all of them do; one that
+waits for the pool itself is no way out.
+
 The check runs before anything is sent. All of it happens in one thread, so the graph is exact.
 """
 
@@ -38,6 +41,7 @@ Sent = Request | Together | WaitingCast
 Edge = Sent | Start
 Chain = tuple[str, ...] | None
 Known = dict["Intake", Chain]
+_NO_WAY_OUT: tuple[str, ...] = ()
 
 
 class Waiter(Protocol):
@@ -74,7 +78,7 @@ def unsent(edges: Iterable[Edge]) -> Iterator[Request | WaitingCast]:
 def check_for_cycle(waiter: Waiter, edge: Edge) -> None:
     """Raise `CallCycle` if `edge` leads back to `waiter`."""
     chain = _along(edge, waiter, {})
-    if chain is not None:
+    if chain:
         raise CallCycle((waiter.path, *chain))
 
 
@@ -108,7 +112,7 @@ def _handler_in_the_way(edge: Request | WaitingCast) -> Waiter | None:
     """The one handler that has to end before the message is answered or taken; None if it is not as simple as that."""
     if isinstance(edge, Request) and edge.state in (RUNNING, CANCELLING):
         return edge.handler()
-    if edge.state == SETTLED or edge.cell.at_their_limit():
+    if edge.state == SETTLED or edge.cell.at_their_limit() or edge.cell.takers():
         return None
     return edge.cell
 
@@ -121,13 +125,32 @@ def _several(edge: Together | Start, goal: Waiter, known: Known) -> Chain:
 
 def _from_task(cell: Intake, goal: Waiter, known: Known) -> Chain:
     """What a message that waits to be taken waits for."""
-    if cell not in known:
+    if cell not in known and cell.takers():
+        known[cell] = _from_takers(cell, goal, known)
+    elif cell not in known:
         known[cell] = None  # to meet it again on the way leads nowhere new
-        known[cell] = _from_handler(cell, goal, known) or _first(
-            _if_all([_from_handler(activity, goal, known) for activity in activities])
-            for activities in cell.at_their_limit()
-        )
+        known[cell] = _first(_ways_from_task(cell, goal, known))
     return known[cell]
+
+
+def _ways_from_task(cell: Intake, goal: Waiter, known: Known) -> Iterator[Chain]:
+    yield _from_handler(cell, goal, known)
+    for activities in cell.at_their_limit():
+        yield _if_all([_from_handler(activity, goal, known) for activity in activities])
+
+
+def _from_takers(pool: Intake, goal: Waiter, known: Known) -> Chain:
+    """What waits for any one of several waits for all of them.
+
+    While that is being found out, to come back to the same pool opens no way: `_NO_WAY_OUT`. What is found on the way
+    holds only if it turns out that all of them wait.
+    """
+    trial: Known = {**known, pool: _NO_WAY_OUT}
+    chains = [_from_task(taker, goal, trial) for taker in pool.takers()]
+    if any(chain is None for chain in chains) or not any(chains):
+        return None
+    known.update(trial)
+    return _joined([pool.path], next(chain for chain in chains if chain))
 
 
 def _from_handler(handler: Waiter, goal: Waiter, known: Known) -> Chain:
@@ -137,11 +160,16 @@ def _from_handler(handler: Waiter, goal: Waiter, known: Known) -> Chain:
 
 
 def _joined(way: Sequence[str], rest: Chain) -> Chain:
-    return None if rest is None else (*way, *rest)
+    return (*way, *rest) if rest else rest
 
 
 def _first(chains: Iterable[Chain]) -> Chain:
-    return next((chain for chain in chains if chain is not None), None)
+    found: Chain = None
+    for chain in chains:
+        if chain:
+            return chain
+        found = found if chain is None else chain
+    return found
 
 
 def _if_all(chains: Sequence[Chain]) -> Chain:

@@ -10,7 +10,7 @@ import pytest
 from tests.docs.session import Command, File, output_of, save, steps_of
 from tests.pages import ROOT
 
-PAGES = {page: steps_of(f"docs/guides/{page}.md") for page in ("retry", "dynamic", "watching")}
+PAGES = {page: steps_of(f"docs/guides/{page}.md") for page in ("retry", "dynamic", "watching", "pools")}
 COMMANDS = [(page, step) for page, steps in PAGES.items() for step in steps if isinstance(step, Command)]
 
 

@@ -1,0 +1,1 @@
+"""Pools: many workers of one actor class behind one handle. See `pool` for the node and `backlog` for the queue."""
