@@ -77,6 +77,12 @@ class Access:
     ) -> Any:
         """See `Cache.get_or_load`."""
         full_key = self.keys.full(key)
+        found = (await self._lease()).loads.hit(full_key, policy)
+        if found is not None:
+            try:
+                return None if found.negative else self.codec.decode(key, found.value, type)
+            except ValueInvalid:
+                pass  # it is loaded anew below
 
         async def run() -> bytes | None:
             value = await load(*args)

@@ -31,6 +31,12 @@ class Verdict(Enum):
     LOAD = "load; fall back on it if that is slow or fails"
 
 
+def surely_fresh(now: float, fresh_until: float, cost: float, policy: LoadPolicy) -> bool:
+    """Whether `judge` says `Verdict.USE`, whatever is drawn."""
+    left = fresh_until - now
+    return left > 0 and left >= _FAR * cost * policy.early
+
+
 def judge(now: float, fresh_until: float, cost: float, retry_at: float, policy: LoadPolicy, draw: Draw) -> Verdict:
     """What to do with a value that is there at `now`.
 

@@ -32,7 +32,7 @@ from ...runtime.errors import DomainError
 from ...runtime.node import fresh_copy, one_line
 from .errors import LeaseLost, LoadCycle, LoadTimeout
 from .events import LoadFailed
-from .freshness import Verdict, jittered, judge
+from .freshness import Verdict, jittered, judge, surely_fresh
 from .store import NEVER, Facts, Guard, Record, Store
 
 if TYPE_CHECKING:
@@ -130,6 +130,19 @@ class Loads:
     def __len__(self) -> int:
         """How many are under way."""
         return len(self._all)
+
+    def hit(self, key: str, policy: LoadPolicy) -> Record | None:
+        """The entry, if there is nothing to do but to use it: the short way of `get`."""
+        store = self._store
+        record = store.peek(key)
+        if record is None or type(record.value) is not bytes:
+            return None
+        cost = 0.0 if record.facts is None else record.facts.cost
+        if not surely_fresh(store.clock(), record.fresh_until, cost, policy):
+            return None
+        store.hits += 1
+        store.touch(record)
+        return record
 
     async def get(self, key: str, policy: LoadPolicy, job: Callable[[], Job]) -> tuple[bytes | None, bool]:
         """What is under a key, loaded if need be; and whether it was loaded just now. `job` tells how to load it.
@@ -249,7 +262,7 @@ class Loads:
 
 def _value_of(record: Record, store: Store) -> bytes | None:
     value = store.checked(record, bytes)
-    return None if record.facts is not None and record.facts.negative else value
+    return None if record.negative else value
 
 
 def _is_failure(error: Exception) -> bool:

@@ -102,6 +102,11 @@ class Record(Resident):
         """When it ends for everybody."""
         return self.drop_at if self.facts is None else self.facts.fresh_until
 
+    @property
+    def negative(self) -> bool:
+        """Whether it says that there is nothing."""
+        return self.facts is not None and self.facts.negative
+
     def live(self) -> bool:
         """Part of `Expiring`."""
         return self._home is not None
@@ -180,8 +185,7 @@ class Store:
         record = self.peek(key)
         if record is None or record.facts is None:
             return record
-        facts = record.facts
-        return None if facts.negative or facts.fresh_until <= self.clock() else record
+        return None if record.negative or record.fresh_until <= self.clock() else record
 
     def use(self, key: str, kind: type[T]) -> T | None:
         """The value of that kind under a key, which counts as a use of it. Raises `WrongKind`."""
