@@ -396,6 +396,7 @@ async def test_oldest_wait(autojump_clock: MockClock) -> None:
     async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
         probe = await runtime.start(creche.child(Probe).options(backoff=DOWN_FOR_LONG, down_wait=LONG))
         assert probe.statistics().oldest_wait == 0.0
+        await probe.ask.life()
         gate = await held(nursery, probe)
         await trio.sleep(5)
         assert probe.statistics().oldest_wait == 0.0, "the message in hand does not wait"

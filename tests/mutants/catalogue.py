@@ -168,6 +168,36 @@ MUTANTS = (
 """,
     ),
     Mutant(
+        "what comes while the actor is busy is not marked with its time",
+        MAILBOX,
+        """
+         if not self.appends_below:
+-            self.mark(self._clock())
++            pass
+         self.open().append(item)
+""",
+        ("tests/core/test_mailbox.py", "tests/core/test_overflow.py"),
+    ),
+    Mutant(
+        "the time at which many woke the actor is not read",
+        HANDLING,
+        """
+                 if len(queue) > 1 or self._companion is not None:  # else nothing is going to wait
+-                    mailbox.woken(trio.current_time())
++                    pass
+""",
+        ("tests/core/test_overflow.py",),
+    ),
+    Mutant(
+        "an actor that is busy looks as if it waited for mail",
+        HANDLING,
+        """
+                 await wait_task_rescheduled(self._unpark)
+-                mailbox.appends_below = 0
+""",
+        ("tests/core/test_overflow.py",),
+    ),
+    Mutant(
         "a handler that waits is forgotten in the wait-for graph",
         INTAKE,
         """
