@@ -355,7 +355,7 @@ def _prove_companion(companion: Companion, path: str) -> None:
 
 
 def _prove_supervisor(node: Supervisor) -> None:
-    busy_with = node._first_starts, node._awaited, node._group
+    busy_with = node._first_starts, node._start_errors, node._awaited, node._group
     assert not any(busy_with), f"{node.path} still starts or restarts children: {busy_with}"
     assert not node._pausing, f"{node.path} still pauses a group"
     assert set(node._dynamic) <= {child.name for child in node.children()}, f"{node.path} remembers who is gone"

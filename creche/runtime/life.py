@@ -209,8 +209,6 @@ class Life(Node):
         self.remember(failure, now)
         if self.runtime.events.on:
             self.emit(events.Crashed, one_line(failure), full_text(failure), self.queued)
-        if self.incarnation == 1 and self._ready_at == NOT_YET:
-            self.start_error = failure
         self.will_move_because_of(failure)
         verdict, delay = self.parent.child_crashed(self, failure, now)
         if verdict is Verdict.STOP:

@@ -120,7 +120,6 @@ class Node(ABC):
         "restarts",
         "runtime",
         "spec",
-        "start_error",
         "state",
         "streak",
         "want",
@@ -138,7 +137,6 @@ class Node(ABC):
         self.restarts: int = 0
         self.streak = 0  # crashes since the last healthy time
         self.history: deque[tuple[float, int, str]] | None = None
-        self.start_error: Exception | None = None  # of the first start, for whoever waits for it
         self._changed: trio.Event | None = None
         self._onlookers: Onlookers | None = None
 

@@ -56,6 +56,7 @@ class Children(Life):
         "_nodes",
         "_nursery",
         "_specs",
+        "_start_errors",
         "rules",
     )
 
@@ -66,6 +67,7 @@ class Children(Life):
         self._failure: Exception | None = None
         self._awaited: Node | None = None  # the child whose start this task waits for
         self._first_starts: set[Node] = set()
+        self._start_errors: dict[Node, Exception] = {}  # of first starts at run time, for those who wait for them
         self._due: deque[Node] = deque()  # children that are being started in one pass, in order
         self._nodes: dict[str, Node] = {}  # name -> child, in start order
         self._dynamic: set[str] = set()  # names of the children started at run time

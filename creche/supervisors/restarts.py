@@ -161,8 +161,8 @@ class Restarts(Groups):
 
     def _first_start_failed(self, child: Node, failure: Exception) -> tuple[Verdict, float]:
         if child.name in self._dynamic:
+            self._start_errors[child] = failure
             return Verdict.STOP, 0.0
-        child.start_error = None  # nobody asks for it
         if self._failure is None and not self._ending:
             error = StartFailed(child.path, one_line(failure))
             error.__cause__ = failure

@@ -92,6 +92,7 @@ class Supervisor(Restarts):
                 await node.wait_for_change()
         except BaseException:
             self._first_starts.discard(node)
+            self._start_errors.pop(node, None)
             break_off(node, Want.DRAIN, "whoever was starting it has been cancelled")
             raise
         finally:
@@ -105,7 +106,7 @@ class Supervisor(Restarts):
         return self.state is not State.RUNNING or self._leaving()
 
     def _raise_start_failed(self, node: Node) -> NoReturn:
-        error, node.start_error = node.start_error, None
+        error = self._start_errors.pop(node, None)
         if error is None:
             raise StartFailed(node.path, "it was stopped while it was starting")
         raise StartFailed(node.path, one_line(error)) from error

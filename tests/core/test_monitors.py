@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import Any, cast
 
 import pytest
@@ -235,6 +236,37 @@ async def test_a_slow_reader_of_a_monitor_holds_up_nobody() -> None:
     assert len(seen) == ROOM
     assert seen[-1] == ("stopped", 101, "")
     assert seen[0][1] > 90
+
+
+async def test_a_monitor_keeps_nothing_of_the_dead() -> None:
+    """Neither the actor, nor the frames of its error, nor what they held: not even events that nobody has read."""
+
+    class Payload:
+        pass
+
+    class Heavy(Probe):
+        async def crash_with(self, payload: Payload) -> None:
+            raise Boom("heavy")
+
+    async with creche.open_runtime("t") as runtime:
+        heavy = await runtime.start(creche.child(Heavy).options(restart="temporary"))
+        mourner = await runtime.start(creche.child(Mourner))
+        await mourner.ask.monitor(heavy)
+        payload = Payload()
+        refs: list[weakref.ref[object]] = [weakref.ref(payload)]
+
+        async def look(probe: Probe) -> None:
+            refs.append(weakref.ref(probe))
+
+        await heavy.ask.run(look)
+        async with heavy.monitor() as events:
+            with pytest.raises(creche.OutcomeUnknown):
+                await heavy.ask.crash_with(payload)
+            del payload
+            await settle()
+            gc.collect()
+            assert [ref() for ref in refs] == [None, None]
+            assert [told(event) async for event in events] == [("up", 1, ""), ("stopped", 1, "heavy")]
 
 
 async def test_monitors_come_and_go_without_a_trace() -> None:
