@@ -5,13 +5,13 @@ A policy is asked for each message that is not bound to a worker already. It nam
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from ...runtime.errors import SpecInvalid
+from ...runtime.stable_hash import StableKey, stable_hash
 
 POINTS = 64  # of one worker on the ring: with 8 workers the largest share is then some 1.3 times the mean
 
@@ -156,29 +156,14 @@ class Ring(Policy[W]):
         names = tuple([worker.name for worker in workers])
         if names != self._names:
             self._lay_out(names)
-        where = bisect_right(self._points, _hash(_text_of(key))) % len(self._points)
+        where = bisect_right(self._points, stable_hash(cast("StableKey", key))) % len(self._points)
         return workers[self._owners[where]]
 
     def _lay_out(self, names: tuple[str, ...]) -> None:
-        points = sorted((_hash(f"{name} {n}"), index) for index, name in enumerate(names) for n in range(POINTS))
+        points = sorted((stable_hash((name, n)), index) for index, name in enumerate(names) for n in range(POINTS))
         self._names = names
         self._points = [point for point, _ in points]
         self._owners = [index for _, index in points]
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
-
-
-def _text_of(key: object) -> str:
-    """The same in every process, which Python's own hash is not; keys that are equal have one text."""
-    if isinstance(key, (int, float)):
-        return f"number {hash(key)}"  # of numbers it is stable, and 1, 1.0 and True are one key
-    if key is None or isinstance(key, (str, bytes)):
-        return repr(key)
-    if isinstance(key, tuple):
-        return f"({','.join(map(_text_of, key))})"  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    raise TypeError(f"a key of by_key is a str, bytes, number, None or a tuple of these, not {key!r}")
 
 
 def policy_of(routing: Routing) -> Policy[Any]:
