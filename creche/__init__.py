@@ -8,6 +8,8 @@ from .runtime.actor import batched as batched
 from .runtime.actor import message as message
 from .runtime.backoff import Backoff as Backoff
 from .runtime.causes import cause_tree as cause_tree
+from .runtime.behaviours import become as become
+from .runtime.behaviours import unbecome as unbecome
 from .runtime.config import Config as Config
 from .runtime.config import PositiveSeconds as PositiveSeconds
 from .runtime.config import Seconds as Seconds
@@ -33,6 +35,7 @@ from .runtime.errors import OutcomeUnknown as OutcomeUnknown
 from .runtime.errors import PeerFailed as PeerFailed
 from .runtime.errors import SpecInvalid as SpecInvalid
 from .runtime.errors import StartFailed as StartFailed
+from .runtime.errors import StashFull as StashFull
 from .runtime.errors import TooManyChildren as TooManyChildren
 from .runtime.errors import TreeFailed as TreeFailed
 from .runtime.errors import Unavailable as Unavailable

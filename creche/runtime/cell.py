@@ -354,7 +354,7 @@ class Cell(Handling):
         """See `Node`. Only of an actor that waits for mail and has nothing that would have to run to its own end."""
         if not (self._hungry and self._plain) or self._mailbox.spill:
             return False  # `_hungry`: there is no mail and no other wish, for either would have woken it
-        if self._companion is not None or self._kept or self.granted is not None:
+        if self._companion is not None or self._kept or self.granted is not None or self.stashed:
             return False
         self.want = want
         self._exiting = EXIT
@@ -450,6 +450,7 @@ class Cell(Handling):
             restarts=self.restarts,
             queued=self.queued,
             oldest_wait=self.oldest_wait,
+            stashed=self.stashed,
             in_flight=self._in_flight(),
             handled=self.handled,
             revoked=self.revoked,

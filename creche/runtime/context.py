@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, TypeVarTuple
 
 from trio.lowlevel import current_task
 
 from .checks import require_function
-from .errors import SpecInvalid
+from .errors import SpecInvalid, Stashed
 from .monitors import Link, Watch, linked_stopped
 from .node import ALIVE
 from .timers import Timers
@@ -242,6 +242,24 @@ class ActorContext:
         leaves at once when it is cancelled. Raises RuntimeError if there is no message in hand or its slot is taken.
         """
         return self._living().defer()
+
+    def stash(self) -> NoReturn:
+        """Put the message in hand aside, unhandled: no line of the handler runs after this.
+
+        `unstash_all` brings it back. Meanwhile its caller waits as for a queued message, and can leave, or run out of
+        time, as there. If the stash is full the caller gets `StashFull`, and a cast is a dead letter. Stashed messages
+        are mail: at the end of the incarnation they go back to the head of the mailbox, and a graceful stop waits for
+        them as long as it waits for mail.
+
+        It leaves the handler as an exception: whoever catches that has handled the message after all. Raises
+        RuntimeError if there is no message in hand, or if it is batched or its reply slot is taken.
+        """
+        self._living().check_stash()
+        raise Stashed
+
+    def unstash_all(self) -> None:
+        """Put all stashed messages back at the head of the mailbox, in the order in which they were put aside."""
+        self._living().unstash_all()
 
     def exit(self) -> None:
         """End this incarnation after the messages in hand; who waits for a deferred reply is not waited for.

@@ -16,6 +16,7 @@ objects make the garbage collector the bottleneck.
 * QUEUED, caller gone or time over: revoked. It stays in the mailbox as a tombstone and never runs.
 * RUNNING, caller gone: "finish" settles at once and the handler's reply finds nobody; "cancel" cancels the handler
   and settles when it has unwound (CANCELLING), or after `unwind_grace`, when the cell is declared stuck.
+* STASHED: the handler has put the message aside, see `stash`; it waits as a queued one does, and is queued again.
 * DEFERRED: the handler has taken the reply slot and may end; the answer comes through the slot. A caller that goes
   leaves at once.
 * The first transition into SETTLED is the outcome. Later ones are counted no-ops, never errors.
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 # In the order of a message's life. Up to SPILLED it waits in the mailbox; SPILLED: in its overflow queue, for room.
 QUEUED, SPILLED, RUNNING, CANCELLING, DEFERRED, SETTLED = range(6)
+STASHED = -2  # put aside by its handler
 KEYED = -1  # a cast that a later one of the same key replaces: it only ever waits
 NEVER = float("inf")
 
@@ -132,6 +134,12 @@ class Request(outcome.Outcome[Any]):
         error.__cause__ = cause
         self._land()
         self._settle(None, error)
+
+    def put_aside(self) -> bool:
+        """Its handler has not handled it. False if nobody waits for it any more."""
+        if self.state == CANCELLING:
+            self.unwound()
+        return self.state == RUNNING
 
     def defer(self, flight: Flight) -> None:
         """Its handler has taken the reply slot: from now on `flight` answers."""

@@ -66,6 +66,18 @@ class MailboxFull(NotDelivered, trio.WouldBlock):
         self.capacity = capacity
 
 
+class StashFull(NotDelivered):
+    """The handler wanted to put the message aside, and the stash has no room. Nothing has been done about it."""
+
+    def __init__(self, path: str, capacity: int) -> None:
+        super().__init__(path, "overflow")
+        self.capacity = capacity
+
+
+class Stashed(Exception):
+    """Leaves a handler that has put its message aside. Not an error: whoever catches it has handled the message."""
+
+
 class TooManyChildren(NotDelivered):
     """A dynamic supervisor at `path` has as many children as it may, `limit`: nothing was started.
 

@@ -25,8 +25,8 @@ from trio.lowlevel import current_task
 from .answers import as_answer
 from .context import BAGGAGE, NO_BAGGAGE, PLACE, Baggage
 from .envelope import CANCELLING, DEFERRED, NEVER, RUNNING, Cast, Request
-from .errors import NotDelivered, OutcomeUnknown
-from .node import fresh_copy
+from .errors import NotDelivered, OutcomeUnknown, Stashed
+from .node import fresh_copy, unwrap
 from .slots import BatchItem, ReplySlot
 from .waits import Edge, Sent, check_for_cycle
 
@@ -184,11 +184,17 @@ class Activity:
         if self._scope is not None:
             self._scope.cancel(reason)
 
-    async def run(self, flights: Flights, actor: Actor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def check_stash(self) -> None:
+        """Raise RuntimeError unless the message can be put aside."""
+        if self._slot_taken:
+            raise RuntimeError(f"{self.path}: the reply slot has been taken, so the message cannot be stashed")
+
+    async def run(self, flights: Flights, actor: Actor, item: Cast | Request) -> None:
         """The task. An error that is no answer leaves it, and crashes the incarnation."""
         self.task = current_task()
         PLACE.set(self)
         BAGGAGE.set(self.baggage)
+        args, kwargs = item[1:3] if isinstance(item, tuple) else (item.args, item.kwargs)
         try:
             if self._scope is None:
                 await self._handle(actor, args, kwargs)
@@ -196,14 +202,21 @@ class Activity:
                 with self._scope:
                     await self._handle(actor, args, kwargs)
         except Exception as error:
-            answer = as_answer(self.path, self.spec, error)
-            if answer is None:
-                raise
-            if self.request is not None:
-                self.request.answer(answer)
+            if isinstance(unwrap(error), Stashed):
+                if self in flights.running:  # else its end has been told already
+                    self._cell.put_aside(item)
+            else:
+                self._answer(error)
         if self.request is not None and self.request.state == CANCELLING:
             self.request.unwound()
         flights.ended(self)
+
+    def _answer(self, error: Exception) -> None:
+        answer = as_answer(self.path, self.spec, error)
+        if answer is None:
+            raise error
+        if self.request is not None:
+            self.request.answer(answer)
 
     async def _handle(self, actor: Actor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         try:
@@ -331,16 +344,14 @@ class Flights:
         if self._expired(message):
             return False
         if isinstance(message, tuple):
-            _, args, kwargs, baggage, _ = message
-            activity = Activity(self.cell, spec, None, baggage)
+            activity = Activity(self.cell, spec, None, message[3])
         else:
             message.state = RUNNING
-            args, kwargs = message.args, message.kwargs
             activity = Activity(self.cell, spec, message, message.baggage)
             message.handled_by(activity)
         self.running[activity] = None
         self._busy[spec.name] = self._busy.get(spec.name, 0) + 1
-        self.cell.companion().spawn(activity.run, (self, actor, args, kwargs))
+        self.cell.companion().spawn(activity.run, (self, actor, message))
         return True
 
     def _expired(self, item: Cast | Request) -> bool:

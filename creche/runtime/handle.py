@@ -235,6 +235,8 @@ class Statistics:
         task of its own.
     oldest_wait
         For how long the oldest of the queued messages has waited, in seconds, to a millisecond; 0 if there is none.
+    stashed
+        Messages that handlers have put aside.
     handled, revoked
         Messages whose handlers have run or begun; requests that never ran because their callers had gone.
     discarded
@@ -247,6 +249,7 @@ class Statistics:
     restarts: int
     queued: int
     oldest_wait: float
+    stashed: int
     in_flight: int
     handled: int
     revoked: int

@@ -32,11 +32,11 @@ from .answers import as_answer
 from .companion import Companion
 from .context import BAGGAGE, NO_BAGGAGE, PLACE
 from .envelope import CANCELLING, DEFERRED, KEYED, NEVER, QUEUED, RUNNING, Cast, Request
-from .errors import CallFailed, Killed, NotDelivered, NotDeliveredReason, OutcomeUnknown
+from .errors import CallFailed, Killed, NotDelivered, NotDeliveredReason, OutcomeUnknown, Stashed
 from .flights import Activity, Flights
 from .intake import Intake
 from .life import NOT_YET
-from .node import Want, stack_of
+from .node import Want, stack_of, unwrap
 from .unraisable import log_unseen_crash
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Handling(Intake):
                         try:
                             await coroutine
                         except Exception as error:
-                            if as_answer(self.path, spec, error) is None:
+                            if not self._put_aside(error, item) and as_answer(self.path, spec, error) is None:
                                 raise
                         self._cast_in_hand = None
                         self.handled += 1
@@ -149,10 +149,11 @@ class Handling(Intake):
                     try:
                         value = await coroutine
                     except Exception as error:
-                        answer = as_answer(self.path, spec, error)
-                        if answer is None:
-                            raise
-                        item.answer(answer)
+                        if not self._put_aside(error, item):
+                            answer = as_answer(self.path, spec, error)
+                            if answer is None:
+                                raise
+                            item.answer(answer)
                     else:
                         item.reply(value)
                 self._current = None
@@ -194,7 +195,7 @@ class Handling(Intake):
         try:
             await coroutine
         except Exception as error:
-            if as_answer(self.path, spec, error) is None:
+            if not self._put_aside(error, item) and as_answer(self.path, spec, error) is None:
                 raise
         self._cast_in_hand = None
         self.handled += 1
@@ -210,6 +211,24 @@ class Handling(Intake):
             self._mailbox.put_back(item)
             await self._park()  # until an activity has ended: order is kept
 
+    def _put_aside(self, error: Exception, item: Cast | Request) -> bool:
+        """Whether it is no error that has left the handler: it has put its message aside."""
+        if not isinstance(unwrap(error), Stashed):
+            return False
+        self.put_aside(item)
+        self.handled -= 1  # it has not been
+        return True
+
+    def check_stash(self) -> None:
+        """Raise RuntimeError unless there is a message in hand that can be put aside."""
+        place = PLACE.get()
+        if isinstance(place, Activity):
+            place.check_stash()
+        elif place is not self or (self._current is None and self._cast_in_hand is None):
+            raise RuntimeError(f"{self.path}: there is no message in hand that could be stashed")
+        elif self._current is not None and self._current.state == DEFERRED:
+            raise RuntimeError(f"{self.path}: the reply slot has been taken, so the message cannot be stashed")
+
     # --- when to leave the loop -------------------------------------------------------------------
 
     def _over(self) -> bool:
@@ -218,7 +237,7 @@ class Handling(Intake):
             return False
         if self._condemned is not None or self._exiting or self.want is not Want.DRAIN:
             return True
-        return not self._mailbox and not self._in_flight()
+        return not self._mailbox and not self._in_flight() and not self.stashed
 
     @property
     def ends(self) -> bool:
@@ -278,6 +297,8 @@ class Handling(Intake):
         flights = None if self._companion is None else self._companion.flights
         if flights is not None and flights.batch:
             return self._spoiled and flights.answer_batch(flights.batch[0].spec, error)
+        if self._spoiled and isinstance(unwrap(error), Stashed):
+            return True  # its caller has gone: `_unwound` lets it go
         request = self._current
         answer = None if request is None or not self._spoiled else as_answer(self.path, request.spec, error)
         if request is None or answer is None:
@@ -306,6 +327,7 @@ class Handling(Intake):
         """
         told = self._fail_current(failure)
         self._current = None
+        self.unstash_all()
         spec, self._cast_in_hand = self._cast_in_hand, None
         if spec is not None:
             self.dead_letter(spec.name, "crash")
@@ -336,7 +358,7 @@ class Handling(Intake):
 
     def _refuse_calls(self, reason: NotDeliveredReason, retry_after: float | None) -> None:
         """Answer for everybody who waits. Casts that were accepted stay."""
-        for item in self._mailbox.take_waiting():
+        for item in (*self._mailbox.take_waiting(), *(() if self._stash is None else self._stash.take_calls())):
             self.refuse(item, reason, retry_after)
 
     def _closed(self) -> CallFailed:

@@ -21,11 +21,12 @@ from . import events
 from .actor import Actor, MessageSpec
 from .context import BAGGAGE, PLACE, Place
 from .deadlines import Timer
-from .envelope import NEVER, RUNNING, SETTLED, Cast, Request, Together, Waiting, WaitingCast
-from .errors import CallFailed, MailboxFull, NotDelivered, NotDeliveredReason
+from .envelope import NEVER, RUNNING, SETTLED, STASHED, Cast, Request, Together, Waiting, WaitingCast
+from .errors import CallFailed, MailboxFull, NotDelivered, NotDeliveredReason, StashFull
 from .life import Life
 from .mailbox import LatestMailbox, Mailbox
 from .node import Want
+from .stash import Stash
 from .waits import Edge, Sent, check_for_cycle
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Intake(Life):
         "_casts",
         "_hungry",
         "_mailbox",
+        "_stash",
         "_waits_for",
         "deadlines",
         "discarded",
@@ -62,6 +64,7 @@ class Intake(Life):
         self.discarded = self.revoked = 0
         latest = options.overflow == "latest_by_key"
         self._mailbox = LatestMailbox(options.mailbox, self._replaced) if latest else Mailbox(options.mailbox)
+        self._stash: Stash | None = None
         self._casts = 0
         self._hungry = False  # the actor's task is parked and waits for a message
         self._waits_for: list[Edge] | None = None
@@ -283,7 +286,7 @@ class Intake(Life):
             oldest = self._mailbox.take()
             if oldest is not None:
                 self.refuse(oldest, "overflow")
-            self._mailbox.put(item)
+            self._mailbox.put_anyway(item)  # one for one: what was stashed may have come back over the capacity
         elif isinstance(item, Request):
             raise NotDelivered(self.path, "overflow")
         elif policy == "drop_newest":
@@ -294,12 +297,46 @@ class Intake(Life):
     def bury(self, was: int) -> None:
         """A message that waited in state `was` must never run."""
         self.revoked += 1
+        if was == STASHED and self._stash is not None:
+            self._stash.bury()
+            if self.want is Want.DRAIN:
+                self.wake()  # perhaps it was the last one
+            return
         self._mailbox.bury(was)
         if self._mailbox.spill is not None:
             # Not at once: Trio cancels the callers of one moment in no particular order. One that is about to be
             # cancelled too would be let in or not, depending on that order.
             Timer(self.deadlines, trio.current_time(), self._let_in)
         self.wake_if_blocked()
+
+    @property
+    def stashed(self) -> int:
+        """How many messages its handlers have put aside."""
+        return 0 if self._stash is None else len(self._stash)
+
+    def put_aside(self, item: Cast | Request) -> None:
+        """A handler has put its message into the stash. What finds no room there is refused."""
+        if isinstance(item, Request) and not item.put_aside():
+            self.revoked += 1
+            return
+        if self._stash is None:
+            self._stash = Stash(self.spec.stash)
+        if self._stash.put(item):
+            return
+        if self.runtime.events.on:
+            self.emit(events.Overflowed, (item.spec if isinstance(item, Request) else item[0]).name, "stash")
+        if isinstance(item, Request):
+            item.fail(StashFull(self.path, self._stash.capacity))
+        else:
+            self.dead_letter(item[0].name, "overflow")
+
+    def unstash_all(self) -> None:
+        """See `ActorContext.unstash_all`."""
+        if self._stash is not None:
+            self._mailbox.put_first(self._stash.take_all())
+            self._stash = None
+            if self._hungry and self._mailbox:
+                self.wake()
 
     def _let_in(self) -> None:
         """Who waits for room moves up into what cancelled callers have left free."""

@@ -7,7 +7,7 @@ does, and put something in front of the messages of an actor that has just been 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
@@ -31,6 +31,10 @@ class Interposer(Protocol):
 
     def constructed(self, actor: Actor) -> None:
         """An incarnation has been constructed, no message seen. What this raises is a failure of its start."""
+        ...
+
+    def in_front_of(self, actor: Actor, names: Iterable[str]) -> None:
+        """The handlers of these messages have been exchanged, see `become`: what stood in front of them is gone."""
         ...
 
 

@@ -31,7 +31,7 @@ actor waits for mail, 0 while it does not. The cell's loop sets it, and `since`,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import trio
@@ -129,10 +129,20 @@ class Mailbox:
         """Append if there is room."""
         if self.full():
             return False
+        self.put_anyway(item)
+        return True
+
+    def put_anyway(self, item: Cast | Request) -> None:
+        """Append, whatever the capacity."""
         if not self.appends_below:
             self.mark(self._clock())
         self.open().append(item)
-        return True
+
+    def put_first(self, items: Sequence[Cast | Request]) -> None:
+        """Put what has been taken before back at the head, in order. There may be more than the capacity then."""
+        queue = self.open()
+        for item in reversed(items):
+            queue.appendleft(item)
 
     def open(self) -> Queue:
         """The queue, made now if nothing has needed it so far: an idle actor is a quarter larger with one."""

@@ -74,6 +74,8 @@ class ChildOptions:
         What a full mailbox does: let senders ``wait``, ``reject``, ``drop_oldest`` or ``drop_newest``. With
         ``latest_by_key`` a cast replaces, at any time, the one that waits under the same key (see `message`); what
         finds no room otherwise is rejected.
+    stash
+        How many messages its handlers may put aside.
     while_down, down_wait
         What callers meet between two incarnations: they ``wait``, at most `down_wait`, or are rejected at once.
     unwind_grace
@@ -106,6 +108,7 @@ class ChildOptions:
     backoff: Backoff = _BACKOFF
     mailbox: int = 1024
     overflow: Overflow = "wait"
+    stash: int = 1024
     while_down: WhileDown = "wait"
     down_wait: float = 5.0
     unwind_grace: float = 5.0
@@ -127,6 +130,7 @@ class ChildOptions:
         require_one_of(self, "while_down", ("wait", "reject"))
         require_one_of(self, "layer", (None, *LAYERS))
         require_number(self, "mailbox", at_least=1, whole=True)
+        require_number(self, "stash", at_least=1, whole=True)
         require_label("register", "x" if self.register is None else self.register)
         for name in ("down_wait", "unwind_grace", "drain", "shutdown"):
             require_number(self, name)
@@ -168,6 +172,7 @@ class OptionValues(TypedDict, total=False):
     backoff: Backoff
     mailbox: int
     overflow: Overflow
+    stash: int
     while_down: WhileDown
     down_wait: float
     unwind_grace: float

@@ -81,8 +81,12 @@ class Injector:
             self._refusals[path] -= 1
             self.struck(RefuseStart())
             raise FaultInjected(f"chaos: {path} is refused a start")
-        for name in actor.__messages__:
-            setattr(actor, name, self._in_front(path, name, getattr(actor, name)))
+        self.in_front_of(actor, actor.__messages__)
+
+    def in_front_of(self, actor: Actor, names: Iterable[str]) -> None:
+        """See `Interposer`."""
+        for name in names:
+            setattr(actor, name, self._in_front(actor.context.path, name, getattr(actor, name)))
 
     # --- faults -----------------------------------------------------------------------------------
 

@@ -13,7 +13,10 @@ import creche
 from tests.core.fuzz_ledger import Ledger
 from tests.core.support import Boom
 
-PLANS = ("return", "step", "sleep", "nest", "shield", "short shield", "pass on", "pass many on", "answer", "timer")
+PLANS = (
+    *("return", "step", "sleep", "nest", "shield", "short shield", "pass on", "pass many on", "answer"),
+    *("timer", "keyed timer", "stash", "stash"),
+)
 ROUGH = ("crash", "crash in cleanup", "crash in background", "crash in a timer", "exit")
 
 
@@ -56,6 +59,7 @@ class Worker(creche.Actor):
 
     @creche.message(concurrency=2, raises=KeyError)
     async def beside(self, message: Message) -> int:
+        self._put_aside(message)
         return await self._work(message)
 
     @creche.message(concurrency=1, on_caller_gone="cancel", raises=KeyError)
@@ -86,6 +90,7 @@ class Worker(creche.Actor):
     # --- what they do -----------------------------------------------------------------------------
 
     async def _in_turn(self, message: Message) -> int:
+        self._put_aside(message)
         self.ledger.taken(message.number, message.sender, self.context.path)
         try:
             return await self._work(message)
@@ -101,6 +106,15 @@ class Worker(creche.Actor):
         if message.plan == "answer":
             raise KeyError(message.number)
         return message.number
+
+    def _put_aside(self, message: Message) -> None:
+        if message.plan == "stash" and self.dice.random() < 0.6:
+            self.ledger.stashed(message.number)
+            self.context.timers.start("unstash", self.dice.random(), self._unstash)
+            self.context.stash()
+
+    async def _unstash(self) -> None:
+        self.context.unstash_all()
 
     async def _batch(self, items: Sequence[creche.BatchItem[Message, int]]) -> None:
         for item in items:
@@ -150,6 +164,8 @@ class Worker(creche.Actor):
                     await trio.sleep(0.02)
             case "timer":
                 self.context.after(self.dice.random(), trio.sleep, 0.01)
+            case "keyed timer":
+                self.context.timers.start(message.sender, self.dice.random(), trio.sleep, 0.01)
             case "pass on" if message.next_up is not None:
                 await message.next_up.ask.work(self._inner(message, "sleep"))
             case "pass many on" if message.next_up is not None:

@@ -14,6 +14,7 @@ class Ledger:
         self._begun: Counter[int] = Counter()
         self._finished: set[int] = set()
         self._outcomes: dict[int, str] = {}
+        self._stashed: set[int] = set()
         self._must_not_run: dict[int, str] = {}  # known not to have run, and not to run later
         self._interrupted: dict[int, float] = {}
         self._left_at: dict[int, float] = {}
@@ -29,6 +30,10 @@ class Ledger:
     def taken(self, number: int, sender: int, path: str) -> None:
         """The actor has taken the message, in turn."""
         self._order[sender, path].append(number)
+
+    def stashed(self, number: int) -> None:
+        """The actor has put the message aside: it comes in no order any more."""
+        self._stashed.add(number)
 
     def begins(self, number: int) -> None:
         """Its work begins. Nothing is asserted in an actor, where it would be one crash more."""
@@ -76,5 +81,6 @@ class Ledger:
             outcome = self._outcomes.get(number, "late")  # those that actors send have none here
             gone = outcome in ("late", "OutcomeUnknown") or self._left_at.get(number, float("inf")) <= when
             assert gone, f"the handler of {number} ({outcome}) was cancelled though its caller still waited"
-        for (_, path), numbers in self._order.items():
+        for (_, path), taken in self._order.items():
+            numbers = [number for number in taken if number not in self._stashed]
             assert path in unordered or numbers == sorted(numbers), "a sender's messages were reordered"

@@ -114,6 +114,7 @@ def tree(dice: random.Random, ledger: Ledger, seed: int) -> SupervisorSpec:
             "backoff": creche.Backoff(first=dice.choice((0, 0.1, 1)), free=1, cap=1),
             "mailbox": dice.choice((1, 2, 64)),
             "overflow": dice.choice(("wait", "wait", "reject", "drop_oldest", "drop_newest", "latest_by_key")),
+            "stash": dice.choice((1, 3, 64)),
             "while_down": dice.choice(("wait", "wait", "reject")),
             "restart": dice.choice(("permanent", "permanent", "transient")),
             "drain": dice.choice((0, 1, 10)),
@@ -160,7 +161,7 @@ async def scenario(seed: int) -> None:
     assert all(isinstance(entry, Timer) for entry in left), left  # of a backoff: it wakes nobody any more
     for handle in handles:
         cell = cell_of(handle)
-        assert (cell.state, cell.queued, list(cell.waits_for())) == (State.STOPPED, 0, [])
+        assert (cell.state, cell.queued, cell.stashed, list(cell.waits_for())) == (State.STOPPED, 0, 0, [])
         assert (cell.task, cell._companion, cell._current) == (None, None, None)
 
 

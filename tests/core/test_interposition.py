@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 
 import pytest
 
@@ -25,6 +26,7 @@ class Between:
         self.runtimes: list[creche.Runtime] = []
         self.actors: list[creche.Actor] = []
         self.refuse = refuse
+        self.exchanged: list[str] = []
 
     def opened(self, runtime: creche.Runtime) -> None:
         self.runtimes.append(runtime)
@@ -37,6 +39,9 @@ class Between:
         if self.refuse:
             self.refuse -= 1
             raise RuntimeError("refused")
+
+    def in_front_of(self, actor: creche.Actor, names: Iterable[str]) -> None:
+        self.exchanged += names
 
 
 async def test_an_interposer_sees_the_runtime_each_cell_and_each_incarnation() -> None:

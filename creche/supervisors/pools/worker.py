@@ -210,6 +210,10 @@ class WorkerCell(Cell):
         self.front.backlog.left(self.seat)
         super().attend()
 
+    def check_stash(self) -> None:
+        """See `Handling`."""
+        raise RuntimeError(f"{self.path}: a worker has no stash, for its pool's messages are for whoever comes first")
+
     def bury(self, was: int) -> None:
         """See `Intake`: all that waits, waits in the pool's backlog."""
         self.front.bury(was)
