@@ -7,9 +7,9 @@ from .runtime.actor import Actor as Actor
 from .runtime.actor import batched as batched
 from .runtime.actor import message as message
 from .runtime.backoff import Backoff as Backoff
-from .runtime.causes import cause_tree as cause_tree
 from .runtime.behaviours import become as become
 from .runtime.behaviours import unbecome as unbecome
+from .runtime.causes import cause_tree as cause_tree
 from .runtime.config import Config as Config
 from .runtime.config import PositiveSeconds as PositiveSeconds
 from .runtime.config import Seconds as Seconds

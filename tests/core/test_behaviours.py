@@ -9,9 +9,9 @@ import trio
 from trio.testing import MockClock
 
 import creche
+from creche.runtime.interposition import interposed
 from creche.testing.faults import Delay
 from creche.testing.injector import Injector
-from creche.runtime.interposition import interposed
 from tests.core.support import Boom, Gate, Probe, asking, settle
 
 

@@ -342,6 +342,15 @@ async def test_what_cannot_be_stashed(autojump_clock: MockClock) -> None:
         ]
 
 
+async def test_workers_of_a_pool_have_no_stash(autojump_clock: MockClock) -> None:
+    """Their pool's messages are for whoever comes first: RuntimeError."""
+    async with creche.open_runtime("test") as runtime:
+        doors = await runtime.start(creche.pool("doors", creche.child(Door), size=2))
+        with pytest.raises(creche.OutcomeUnknown) as caught:
+            await doors.ask.enter("a")
+        assert "a worker has no stash" in str(caught.value.__cause__)
+
+
 async def test_a_stash_that_is_caught_is_a_message_handled(autojump_clock: MockClock) -> None:
     """Nothing is put aside then; what the handler returns is the answer."""
     async with creche.open_runtime("test") as runtime:

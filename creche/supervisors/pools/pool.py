@@ -248,6 +248,7 @@ class PoolNode(Supervisor):
             incarnation=self.incarnation,
             restarts=past.restarts + sum(worker.restarts for worker in workers),
             queued=self.queued,
+            stashed=0,
             oldest_wait=self.front.oldest_wait,
             in_flight=sum(worker.in_flight for worker in workers),
             handled=past.handled + sum(worker.handled for worker in workers),
