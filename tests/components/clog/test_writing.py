@@ -405,3 +405,16 @@ async def test_a_full_disk_crashes_nothing(capsys: pytest.CaptureFixture[str]) -
     assert "log output failed" in err
     assert "log lines lost" in err
     assert err.count("No space left") == 2
+
+
+@pytest.mark.parametrize("checkpoints", range(8))
+async def test_a_flush_that_is_cancelled_loses_nothing(tmp_path: Path, checkpoints: int) -> None:
+    """Wherever it is cancelled it leaves at once, the lines are written all the same, and the next flush works."""
+    async with log_to(tmp_path / "log") as log:
+        clog.info("line")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.handle.flush)
+            for _ in range(checkpoints):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert [entry["msg"] for entry in await log.entries()] == ["line"]

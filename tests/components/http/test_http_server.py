@@ -159,3 +159,35 @@ async def test_a_port_that_is_taken_fails_the_start_and_names_the_address() -> N
 def test_a_port_out_of_range_is_refused_before_anything_starts() -> None:
     with pytest.raises(creche.ConfigInvalid, match=r"\$\.port = 70000"):
         http_server(ServerConfig(port=70000), Application())
+
+
+@pytest.mark.parametrize("checkpoints", range(0, 40, 4))
+async def test_a_start_that_is_cancelled_frees_the_address(checkpoints: int) -> None:
+    """Wherever it is cancelled: the same address can be had at once, and the next server answers there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with creche.open_runtime("test") as runtime:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runtime.start, http_server(ServerConfig(port=port), Application()))
+            for _ in range(checkpoints):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        for started in runtime.tree().children:  # before the cancel came
+            await runtime.stop(started.path)
+        await runtime.start(http_server(ServerConfig(port=port), Application(), name="next"))
+        assert b"200" in await get(port)
+
+
+@pytest.mark.parametrize("checkpoints", range(6))
+async def test_asking_for_the_address_can_be_cancelled(checkpoints: int) -> None:
+    """The server goes on, and the next question is answered."""
+    async with creche.open_runtime("test") as runtime:
+        server = await runtime.start(http_server(ServerConfig(port=0), Application()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.address)
+            for _ in range(checkpoints):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        _, port = await server.address()
+        assert b"200" in await get(port)
