@@ -135,7 +135,10 @@ class Overflowed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Shed(Event):
-    """A call was refused because it had waited too long in a pool that is overloaded. `waited` is in seconds."""
+    """A call of a pool, or a request of a server, was refused: under overload it had waited too long.
+
+    `waited` is in seconds.
+    """
 
     message: str
     waited: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from outcome import Error, Value
 from trio.testing import MockClock
 
 import creche
-from creche.runtime.events import Overflowed, Resized, Shed
+from creche.runtime.events import Crashed, DeadLetter, Overflowed, Resized, Shed
 from creche.supervisors.pools.pool import PoolSpec
 from creche.supervisors.pools.routing import Routing
 from tests.core.support import Gate, Probe, Reply, asking, recorded, settle
@@ -283,6 +284,40 @@ async def test_a_crash_loses_only_the_message_in_hand(autojump_clock: MockClock)
         assert sorted([await reply.settled() for reply in replies]) == ["OutcomeUnknown", "value"]
         assert {(await reply.settled(), reply.value) for reply in waiting} == {("value", "worker-2")}
         assert trio.current_time() < 1
+
+
+def shard_of(body: partial[Any]) -> int:
+    """A key."""
+    number: int = body.keywords["number"] % 16
+    return number
+
+
+@pytest.mark.parametrize(
+    "routing", ["shared", "round_robin", "least_loaded", creche.by_key(shard_of), creche.sticky(shard_of)]
+)
+async def test_accepted_casts_are_handled_or_dead_letters(routing: Routing, autojump_clock: MockClock) -> None:
+    """While workers are killed again and again: none is lost, none is handled twice."""
+    log: list[str] = []
+    quick = creche.Backoff(first=0.05, free=0)
+    async with opened(workers(size=4, routing=routing, log=log, backoff=quick)) as (runtime, pool):
+        seen = recorded(runtime)
+        done: list[int] = []
+
+        async def work(worker: Probe, number: int) -> None:
+            await trio.sleep(0.02)
+            done.append(number)
+
+        for number in range(400):
+            await pool.cast(Worker.run, partial(work, number=number))
+            if number % 7 == 0:
+                await trio.sleep(0.02)
+                runtime.kill(f"root/p/worker-{runtime.random.randint(1, 4)}", "chaos")
+        await trio.sleep(100)
+        lost = [event for event in seen if isinstance(event, DeadLetter)]
+        assert len(done) == len(set(done))
+        assert {event.reason for event in lost} == {"crash"}
+        assert len(done) + len(lost) == 400
+        assert len(lost) <= len([event for event in seen if isinstance(event, Crashed)])
 
 
 async def test_a_wake_is_passed_on(autojump_clock: MockClock) -> None:

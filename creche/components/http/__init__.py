@@ -10,11 +10,11 @@ from ...runtime.asgi import ASGIApp
 from ...runtime.component import ComponentSpec, by_config
 from ...runtime.config import validated
 from ...runtime.spec import child
-from .actor import HttpActor
+from .actor import HttpActor, ServerStatistics
 from .config import ServerConfig, default_config
 from .handle import HttpServer
 
-__all__ = ["ASGIApp", "HttpServer", "ServerConfig", "default_config", "http_server"]
+__all__ = ["ASGIApp", "HttpServer", "ServerConfig", "ServerStatistics", "default_config", "http_server"]
 
 
 def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http") -> ComponentSpec[HttpServer]:

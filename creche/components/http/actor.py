@@ -14,6 +14,7 @@ import logging
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +23,9 @@ import trio
 
 from ...runtime.actor import Actor, message
 from ...runtime.asgi import ASGIApp
+from ...runtime.events import Shed
+from ...supervisors.pools.admission import Admission
+from .admission import Gate, admitted
 from .app import limited
 from .config import ServerConfig
 
@@ -29,12 +33,29 @@ if TYPE_CHECKING:
     from hypercorn.config import Config as HypercornConfig
 
 
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """A server at this moment.
+
+    Parameters
+    ----------
+    running, waiting, shed
+        Requests that are being handled; that wait in line; that were refused by this incarnation for having waited too
+        long.
+    """
+
+    running: int
+    waiting: int
+    shed: int
+
+
 class HttpActor(Actor):
     """See above."""
 
     def __init__(self, config: ServerConfig, app: ASGIApp) -> None:
         self._config = config
-        self._app = limited(app, config.write_timeout)
+        self._gate = Gate(config.requests, Admission(config.wait_target, config.wait_interval), self._tell_shed)
+        self._app = admitted(limited(app, config.write_timeout), self._gate)
         self._socket = self.context.keep("socket", partial(listening_socket, config), socket.socket.close)
 
     @asynccontextmanager
@@ -51,6 +72,16 @@ class HttpActor(Actor):
         """Where the server listens."""
         host, port = self._socket.getsockname()[:2]
         return host, port
+
+    @message(on_caller_gone="cancel")
+    async def statistics(self) -> ServerStatistics:
+        """What is being handled, what waits, and what was refused."""
+        return ServerStatistics(self._gate.running, self._gate.waiting, self._gate.shed)
+
+    def _tell_shed(self, waited: float) -> None:
+        hub = self.context.runtime.events
+        if hub.on:
+            hub.emit(Shed(trio.current_time(), self.context.path, self.context.incarnation, "request", waited))
 
 
 def listening_socket(config: ServerConfig) -> socket.socket:

@@ -15,6 +15,9 @@ class ServerConfig(Config, frozen=True, kw_only=True):
 
     `read_timeout` bounds the wait for the next bytes of a request, `write_timeout` that for the application's whole
     response, `idle_timeout` that for the next request on a connection. `drain` is what open connections get at a stop.
+
+    At most `requests` are handled at once, the others wait in line. If those that are let in have waited longer than
+    `wait_target` for all of `wait_interval`, then until the line has been empty once those that have are refused: 503.
     """
 
     host: str = "127.0.0.1"
@@ -24,6 +27,9 @@ class ServerConfig(Config, frozen=True, kw_only=True):
     write_timeout: PositiveSeconds = 60.0
     idle_timeout: PositiveSeconds = 15.0
     drain: PositiveSeconds = 3.0
+    requests: Annotated[int, Meta(ge=1)] = 1024
+    wait_target: PositiveSeconds = 1.0
+    wait_interval: PositiveSeconds = 10.0
 
     @classmethod
     def for_environment(cls, env: Environment) -> ServerConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...runtime.component import ComponentHandle
-from .actor import HttpActor
+from .actor import HttpActor, ServerStatistics
 
 
 class HttpServer(ComponentHandle):
@@ -12,3 +12,7 @@ class HttpServer(ComponentHandle):
     async def address(self) -> tuple[str, int]:
         """Host and port that the server listens on. Stays the same for the life of the app."""
         return await self._handle(HttpActor).ask.address()
+
+    async def statistics(self) -> ServerStatistics:
+        """How many requests are being handled, wait in line, and were refused for having waited too long."""
+        return await self._handle(HttpActor).ask.statistics()
