@@ -8,6 +8,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from ..clog.trace import from_traceparent, is_trace_id
+
 T = TypeVar("T")
 TopicPartition = tuple[str, int]
 
@@ -93,6 +95,14 @@ class Received(Message, frozen=True, kw_only=True):
     def original_topic(self) -> str:
         """The topic that it was sent to at first: `topic`, unless that is a retry topic or one of dead letters."""
         return self.headers.get(ORIGINAL_TOPIC, self.topic)
+
+
+def trace_of(record: Received) -> str | None:
+    """The trace id in the headers: of ``X-Trace-ID``, else of W3C's ``traceparent``; one that is valid, or None."""
+    own = record.headers.get(TRACE_HEADER)
+    if own is not None and is_trace_id(own):
+        return own
+    return from_traceparent(record.headers.get("traceparent", ""))
 
 
 class Ack(msgspec.Struct, frozen=True, gc=False):

@@ -31,7 +31,7 @@ from ...runtime.context import ActorContext, carrying
 from ...runtime.node import one_line, unwrap
 from .events import RecordFailed
 from .letters import attempts_before, dead_letter, for_retry, is_for, not_before
-from .message import TRACE_HEADER, Message, Received
+from .message import Message, Received, trace_of
 from .progress import Entry, Partition
 from .retry import Action, RetryPolicy
 
@@ -179,7 +179,7 @@ class Processor:
         attempt = attempts_before(record) + entry.failures + 1
         if attempt != record.attempt:
             record = msgspec.structs.replace(record, attempt=attempt)
-        trace_id = record.headers.get(TRACE_HEADER)
+        trace_id = trace_of(record) if record.headers else None
         with nullcontext() if trace_id is None else carrying(trace_id=trace_id):
             try:
                 await self._plan.handler(record)

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from creche.components import mq as m
+from creche.components.mq.message import trace_of
 from creche.runtime.context import baggage, carrying
 
 from .support import Seen, log_at
@@ -53,6 +54,22 @@ async def test_the_trace_id_travels_from_the_sender_to_the_handler(tmp_path: Pat
     assert message.headers == {"a": "b"}
     assert [record.headers for record in seen.done] == [{"a": "b", "X-Trace-ID": "abc"}, {"X-Trace-ID": "own"}, {}]
     assert traces == ["abc", "own", None]
+
+
+@pytest.mark.parametrize(
+    ("headers", "trace_id"),
+    [
+        ({"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}, "a" * 32),
+        ({"X-Trace-ID": "own", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}, "own"),
+        ({"X-Trace-ID": "not\nvalid", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}, "a" * 32),
+        ({"X-Trace-ID": "x" * 65}, None),
+        ({"traceparent": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_a_trace_comes_from_either_header_if_it_is_valid(headers: dict[str, str], trace_id: str | None) -> None:
+    """Anybody may send a record; what is no id does not get into the logs."""
+    assert trace_of(m.Received("t", b"", None, headers, partition=0, offset=0, time=0.0)) == trace_id
 
 
 @pytest.mark.parametrize("topic", ["", "a b", "ä", "a/b", "x" * 250])
