@@ -30,6 +30,10 @@ help: ## list the targets
 demo: $(INSTALLED) ## run the message service of examples/
 	$(PY) -m examples.message_service.demo $(ARGS)
 
+.PHONY: soak
+soak: $(INSTALLED) ## run that service under its killer, for ARGS="--for 3600" seconds, and see that nothing grows
+	$(PY) -m examples.message_service.soak $(ARGS)
+
 .PHONY: test
 test: $(INSTALLED) ## run the tests
 	$(PY) -m pytest -q $(ARGS)

@@ -10,6 +10,7 @@
     GET  /users/{user}/inbox           ?after=<id>&limit=<n> -> {"messages": [...]}
     GET  /health/live, /health/ready   the process runs; the whole tree has started and takes work
     GET  /tree                         the supervision tree, as text or (Accept: application/json) as JSON
+    GET  /stats                        -> {"tasks": n}: how many tasks live in the process
 
 Each response carries X-Trace-ID and X-Request-ID. An error is ``{"error": {"code", "message"}}``; what caused it stays
 in the log."""
@@ -22,6 +23,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
+import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -59,6 +61,7 @@ def build_api(service: creche.Handle[MessageService], uid: c.uid.Uid) -> c.http.
         Route("/health/live", _answering(api.live), methods=["GET"]),
         Route("/health/ready", _answering(api.ready), methods=["GET"]),
         Route("/tree", _answering(api.tree), methods=["GET"]),
+        Route("/stats", _answering(api.stats), methods=["GET"]),
     ]
     application = Starlette(routes=routes, exception_handlers={HTTPException: _not_routed})
     return c.clog.asgi_middleware(uid.asgi_middleware(application))
@@ -111,6 +114,9 @@ class _Api:
     async def tree(self, request: Request) -> Response:
         tree = _runtime().tree()
         return _json(tree) if "json" in request.headers.get("accept", "") else PlainTextResponse(f"{tree}\n")
+
+    async def stats(self, request: Request) -> Response:
+        return _json({"tasks": trio.lowlevel.current_statistics().tasks_living})
 
 
 # --- what comes in --------------------------------------------------------------------------------

@@ -92,10 +92,11 @@ class Poster:
     async def _post_from(self, numbered: Iterator[tuple[int, str]]) -> None:
         client = self._connect()
         for number, line in numbered:
-            self._write(await self._post(client, number, line))
+            self._write(await self.post_one(client, number, line))
         await client.close()
 
-    async def _post(self, client: Client, number: int, line: str) -> Receipt:
+    async def post_one(self, client: Client, number: int, line: str) -> Receipt:
+        """Post one line, again and again until it is accepted."""
         key, session = f"demo-{number}", session_of(number).session_id
         path, headers = f"/sessions/{session}/messages", {"X-Idempotency-Key": key}
         reply, tries = await self._until_accepted(client, "POST", path, headers, SendMessage(poster_of(number), line))
