@@ -21,7 +21,7 @@ def test_growth_while_it_warms_up_is_none() -> None:
 
 @pytest.mark.parametrize("name", MAY_GROW)
 def test_what_grows_all_along_is_found(name: str) -> None:
-    samples = [replace(STEADY, **{name: getattr(STEADY, name) * (1 + number / 10)}) for number in range(60)]
+    samples = [replace(STEADY, **{name: getattr(STEADY, name) * (1 + number)}) for number in range(60)]
     assert [line.split(":")[0] for line in growth(samples)] == [name]
 
 
