@@ -26,6 +26,9 @@ from .explore import check as check
 from .explore import explore as explore
 from .explore import replay as replay
 from .explore import run as run
+from .explore import run_live as run_live
+from .live import healthy as healthy
+from .live import scenario_of as scenario_of
 from .network import TcpProxy as TcpProxy
 from .network import tcp_proxy as tcp_proxy
 from .plan import Plan as Plan

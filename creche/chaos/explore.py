@@ -9,6 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+
+import trio
 
 from ..runtime.interposition import interposed
 from ..runtime.node import one_line, unwrap
@@ -85,23 +88,48 @@ def run(
     """
     seed = seed if plan is None else plan.seed
     trace = Trace(steps=steps)
-    world: list[World] = []
+    return _run(
+        scenario, World(seed, recipe, plan), patience, trace, partial(run_deterministically, seed=seed, trace=trace)
+    )
+
+
+def run_live(
+    scenario: Scenario,
+    seed: int = 0,
+    *,
+    plan: Plan | None = None,
+    recipe: Recipe | None = None,
+    patience: float = PATIENCE,
+) -> Run:
+    """As `run`, but on the real clock, with threads and sockets: the plan follows from the seed, the rest does not."""
+    world = World(seed if plan is None else plan.seed, recipe, plan)
+    return _run(scenario, world, patience, Trace(), trio.run)
+
+
+def _run(
+    scenario: Scenario,
+    world: World,
+    patience: float,
+    trace: Trace,
+    start: Callable[[Callable[[], Awaitable[None]]], None],
+) -> Run:
+    began = False
 
     async def main() -> None:
-        world.append(World(seed, recipe, plan))
-        with interposed(world[0].injector):
-            await world[0].live(scenario, patience)
+        nonlocal began
+        began = True
+        with interposed(world.injector):
+            await world.live(scenario, patience)
 
     failure: Exception | None = None
     try:
-        run_deterministically(main, seed=seed, trace=trace)
+        start(main)
     except Exception as error:
+        if not began:
+            raise
         failure = unwrap(error)
-    if not world:  # it was not even begun
-        assert failure is not None
-        raise failure
-    lived = world[0]
-    return Run(seed, lived.plan or Plan(seed), lived.violation or failure, lived.journal.summary(), trace)
+    plan = world.plan or Plan(world.seed)
+    return Run(world.seed, plan, world.violation or failure, world.journal.summary(), trace)
 
 
 def explore(
@@ -119,7 +147,7 @@ def explore(
         one = run(scenario, seed, recipe=recipe, patience=patience)
         runs += 1
         if one.failure is not None:
-            smallest = shrunk(scenario, one, patience) if shrink else one
+            smallest = shrunk(one, partial(_again, scenario, patience)) if shrink else one
             found.append(Finding(one, smallest, test_of(scenario, smallest)))
             if len(found) >= findings:
                 break
@@ -144,11 +172,18 @@ def replay(scenario: Scenario, plan: Plan, *, patience: float = PATIENCE) -> Run
     return one
 
 
+def _again(scenario: Scenario, patience: float, plan: Plan) -> Run:
+    return run(scenario, plan=plan, patience=patience)
+
+
 # --- shrinking --------------------------------------------------------------------------------------
 
 
-def shrunk(scenario: Scenario, found: Run, patience: float = PATIENCE, attempts: int = _SHRINKS) -> Run:
-    """The run of the smallest plan that Hypothesis finds, within so many attempts, that fails in the same way."""
+def shrunk(found: Run, again: Callable[[Plan], Run], attempts: int = _SHRINKS) -> Run:
+    """The run of the smallest plan that Hypothesis finds, within so many attempts, that fails in the same way.
+
+    `again` runs the same under another plan.
+    """
     from hypothesis import HealthCheck, Phase, find, settings
     from hypothesis import strategies as st
     from hypothesis.errors import NoSuchExample
@@ -158,7 +193,7 @@ def shrunk(scenario: Scenario, found: Run, patience: float = PATIENCE, attempts:
 
     def fails(plan: Plan) -> bool:
         if plan not in runs:
-            runs[plan] = run(scenario, plan=plan, patience=patience)
+            runs[plan] = again(plan)
         return kind_of_failure(runs[plan].failure) == wanted
 
     def variants(step: Step) -> st.SearchStrategy[Step | None]:

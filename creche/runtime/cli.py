@@ -20,6 +20,7 @@ from .errors import ConfigInvalid
 CONFIG_INVALID = 1
 USAGE_ERROR = 2
 COMMANDS_ABOVE = {
+    "chaos": ("creche.chaos.command", "let faults strike an app or a scenario, and see what holds"),
     "dlq": ("creche.components.mq.command", "look at dead letters and send them back"),
     "proxy": ("creche.chaos.network.command", "a TCP proxy with faults"),
 }

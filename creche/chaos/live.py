@@ -1,0 +1,71 @@
+"""An app as a scenario: opened, loaded, put under a plan, and looked at afterwards."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, runtime_checkable
+
+import trio
+
+from ..runtime.node import Node, State
+from ..runtime.runtime import Runtime
+from .explore import Scenario
+from .world import World
+
+HEALTHY = "healthy again"
+
+
+class Opened(Protocol):
+    """What `App.open` gives."""
+
+    @property
+    def runtime(self) -> Runtime: ...
+
+
+@runtime_checkable
+class Openable(Protocol):
+    """A `creche.App`."""
+
+    def open(self) -> AbstractAsyncContextManager[Opened]: ...
+
+
+Load = Callable[[World, Opened], Awaitable[object]]
+
+
+def healthy(runtime: Runtime) -> bool:
+    """Whether all of a tree runs: nobody is down, parked, suspended or stuck."""
+    return all(node.state is State.RUNNING for node in _all_below(runtime.root))
+
+
+def _all_below(node: Node) -> list[Node]:
+    return [node, *(one for child in node.children() for one in _all_below(child))]
+
+
+def scenario_of(app: Openable, lasting: float, load: Load | None = None, healthy_within: float = 10.0) -> Scenario:
+    """A scenario that opens an app, and lets `load` work it for `lasting` seconds, or until it returns.
+
+    `load` is an async function of the world and of what `App.open` gives; it may add invariants of its own. When the
+    plan has been carried out, all actors must run again within `healthy_within` seconds.
+    """
+
+    async def scenario(world: World) -> None:
+        async with app.open() as opened:
+            async with world.unleashed(opened.runtime):
+                with trio.move_on_after(lasting):
+                    await (trio.sleep_forever() if load is None else load(world, opened))
+            await world.eventually(HEALTHY, lambda: healthy(opened.runtime), within=healthy_within)
+
+    return scenario
+
+
+def is_scenario(target: object) -> bool:
+    """Whether it is an async function that can be called with a world alone."""
+    if not inspect.iscoroutinefunction(target):
+        return False
+    try:
+        inspect.signature(target).bind(object())
+    except TypeError:
+        return False
+    return True
