@@ -54,7 +54,10 @@ def scenario_of(app: Openable, lasting: float, load: Load | None = None, healthy
         async with app.open() as opened:
             async with world.unleashed(opened.runtime):
                 with trio.move_on_after(lasting):
-                    await (trio.sleep_forever() if load is None else load(world, opened))
+                    if load is None:
+                        await trio.sleep_forever()
+                    else:
+                        await load(world, opened)
             await world.eventually(HEALTHY, lambda: healthy(opened.runtime), within=healthy_within)
 
     return scenario
