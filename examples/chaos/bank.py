@@ -10,7 +10,7 @@ import trio
 import creche
 from creche import chaos
 
-ACCOUNTS = ("ada", "edsger", "grace")
+ACCOUNTS: tuple[str, ...] = ("ada", "edsger", "grace")
 OPENING_BALANCE = 100
 QUICK = creche.Backoff(first=0.01, cap=0.2)
 UNDER_FIRE = creche.Intensity(1000, 1.0)
@@ -20,7 +20,7 @@ class Ledger:
     """What is left when an actor dies: a stand-in for a database, whose one transaction is `book`."""
 
     def __init__(self) -> None:
-        self.balances = dict.fromkeys(ACCOUNTS, OPENING_BALANCE)
+        self.balances: dict[str, int] = dict.fromkeys(ACCOUNTS, OPENING_BALANCE)
         self.booked: set[str] = set()
 
     @property

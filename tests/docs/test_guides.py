@@ -10,7 +10,7 @@ import pytest
 from tests.docs.session import Command, File, output_of, save, steps_of
 from tests.pages import ROOT
 
-PAGES = {page: steps_of(f"docs/guides/{page}.md") for page in ("retry", "dynamic", "watching", "pools")}
+PAGES = {page: steps_of(f"docs/guides/{page}.md") for page in ("retry", "dynamic", "watching", "pools", "chaos")}
 COMMANDS = [(page, step) for page, steps in PAGES.items() for step in steps if isinstance(step, Command)]
 
 
@@ -27,7 +27,7 @@ def test_a_program_prints_what_the_page_says(page: str, command: Command, tmp_pa
 def test_every_program_is_run(page: str) -> None:
     """Nothing on the page is left out: a file is run, or imported by one that is."""
     files = {step.name: step.text for step in PAGES[page] if isinstance(step, File)}
-    run = {step.line.removeprefix("python ") for step in PAGES[page] if isinstance(step, Command)}
+    run = {step.line.split()[-1] for step in PAGES[page] if isinstance(step, Command)}
     imported = {name for name in files if any(f"from {Path(name).stem} import" in files[other] for other in run)}
     assert run | imported == set(files)
 
