@@ -5,6 +5,7 @@ from .components.http import http_server as http_server
 from .runtime import events as events
 from .runtime.actor import Actor as Actor
 from .runtime.actor import batched as batched
+from .runtime.actor import handover as handover
 from .runtime.actor import message as message
 from .runtime.backoff import Backoff as Backoff
 from .runtime.behaviours import become as become

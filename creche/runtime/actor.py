@@ -23,11 +23,13 @@ OnCallerGone = Literal["finish", "cancel"]
 A = TypeVar("A")
 T = TypeVar("T")
 R = TypeVar("R")
+H = TypeVar("H", bound=Callable[..., object])
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 # Names that the runtime gives a meaning of its own. They are overridden, not sent.
 RESERVED = frozenset({"context", "lifespan", "config", "validate", "apply", "handover", "dependency_changed"})
 _OPTIONS = "__creche_message__"
+_ON_CRASH = "__creche_on_crash__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,14 @@ class MessageSpec:
     batch: int = 0  # 0: one at a time
     key: Callable[..., Hashable] | None = None
     special: bool = False  # not for the loop itself: concurrent or batched
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """How an actor class hands something over to its successor, and whether also at a crash."""
+
+    give: Callable[[Any], object]
+    on_crash: bool
 
 
 def message(
@@ -156,6 +166,30 @@ def batched(
     return mark
 
 
+def handover(*, on_crash: bool) -> Callable[[H], H]:
+    """Declare when the method `handover` of an actor is called.
+
+    An actor that has such a method, ``def handover(self) -> object``, hands what it returns to its successor, which
+    gets it from `ActorContext.handed_over`. It is called when the incarnation ends as planned: with its group or its
+    supervisor, by `ActorContext.exit`, for another spec. Not at the final stop, and not at a crash, for what led to the
+    crash may be in it.
+
+    Parameters
+    ----------
+    on_crash
+        Call it at crashes and kills, too. A message may have been cut in the middle: what it returns must be fit for
+        use at every await.
+    """
+    if type(on_crash) is not bool:
+        raise SpecInvalid("handover: on_crash", on_crash, "True or False")
+
+    def mark(function: H) -> H:
+        setattr(function, _ON_CRASH, on_crash)
+        return function
+
+    return mark
+
+
 class Actor:
     """Base class of all actors.
 
@@ -167,7 +201,8 @@ class Actor:
 
     context: ActorContext
     __messages__: ClassVar[dict[str, MessageSpec]] = {}
-    __plain__: ClassVar[bool] = True
+    __plain__: ClassVar[bool] = True  # nothing but messages: no lifespan of its own, no handover
+    __handover__: ClassVar[Handover | None] = None
     __heeds__: ClassVar[bool] = False  # whether it wants to know what becomes of its dependencies
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -179,7 +214,9 @@ class Actor:
                 if spec is not None:
                     table[name] = spec
         cls.__messages__ = table
-        cls.__plain__ = cls.lifespan is Actor.lifespan
+        give: Callable[[Any], object] | None = getattr(cls, "handover", None)
+        cls.__handover__ = None if give is None else Handover(give, bool(getattr(give, _ON_CRASH, False)))
+        cls.__plain__ = cls.lifespan is Actor.lifespan and give is None
         cls.__heeds__ = cls.dependency_changed is not Actor.dependency_changed
 
     @asynccontextmanager
@@ -222,6 +259,8 @@ def _message_spec(owner: type, name: str, member: object, inherited: MessageSpec
     if name.startswith("_") or name in RESERVED:
         if hasattr(member, _OPTIONS) and callable(member):
             raise SpecInvalid(where, member, "declared a message, but its name is private or has another meaning")
+        if name == "handover" and not _takes_nothing(member):
+            raise SpecInvalid(where, member, "the runtime calls it without arguments: `def handover(self)`, not async")
         return None
     if inspect.isasyncgenfunction(member):
         raise SpecInvalid(where, member, "a message answers once; hand out a memory channel for a stream")
@@ -234,6 +273,16 @@ def _message_spec(owner: type, name: str, member: object, inherited: MessageSpec
     if inherited is not None:
         raise SpecInvalid(where, member, "hides a message of the base class by something that is no message")
     return None
+
+
+def _takes_nothing(member: object) -> bool:
+    if not inspect.isfunction(member) or inspect.iscoroutinefunction(member):
+        return False
+    try:
+        inspect.signature(member).bind("self")
+    except TypeError:
+        return False
+    return True
 
 
 def _takes_two_arguments(member: object) -> bool:

@@ -34,7 +34,8 @@ from .errors import ActorStopped, CallFailed, IncarnationEnded, NotDelivered, Sp
 from .handle import Handle, Statistics
 from .handling import CUT, EXIT, Handling
 from .life import CRASHES_PER_PASS, NOT_YET
-from .node import Node, State, Want, one_line, unwrap, without_frames
+from .node import Node, State, Want, full_text, one_line, unwrap, without_frames
+from .unraisable import log_failed_handover
 from .waits import unsent
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class _Grace(Timer):
 class Cell(Handling):
     """See above. Users hold a `Handle` to it and never see it."""
 
-    __slots__ = ("_kept", "_life", "_maker", "_next", "_nurseries", "_patience", "_plain", "granted")
+    __slots__ = ("_handed_over", "_kept", "_life", "_maker", "_next", "_nurseries", "_patience", "_plain", "granted")
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Cell(Handling):
         self._nurseries = 0  # that the lifespan holds open
         self._kept: dict[str, tuple[Any, Callable[[Any], object]]] | None = None
         self._patience: Timer | None = None
+        self._handed_over: tuple[int, object] | None = None  # for which incarnation, and what
         self.granted: Lease | None = None  # what the present incarnation has lent to its handles
 
     def __repr__(self) -> str:
@@ -116,6 +118,7 @@ class Cell(Handling):
                     BAGGAGE.set(NO_BAGGAGE)
                     PLACE.set(Background(self))
                     await self._join_companion()  # first: it uses what the lifespan is about to close
+                    self._hand_over(actor)
                     # An exit that hangs must not hold up the restart.
                     self._life.deadline = trio.current_time() + self.spec.shutdown
             if died_of is None and not self.ends:
@@ -145,6 +148,7 @@ class Cell(Handling):
 
     def _is_ready(self) -> None:
         self._lose_patience_no_more()
+        self._handed_over = None  # it has been looked at, or it never will be
         if self.want is Want.NOTHING:
             self.refusal = None
         super()._is_ready()
@@ -165,6 +169,8 @@ class Cell(Handling):
             self._condemned = failure
         elif failure is not None and failure is not self._condemned:
             self._condemned.add_note(f"while it was ending: {one_line(failure)}")
+        if self._condemned is not None and self.want is Want.NOTHING and not self._hands_over_at_crashes():
+            self._handed_over = None  # the end was planned, but it has become a crash
         await self._join_companion()
         if isinstance(self._patience, _Grace):
             self._lose_patience_no_more()
@@ -175,6 +181,32 @@ class Cell(Handling):
             return cause
         finally:
             del cause, failure  # this frame may be in its traceback
+
+    def _hand_over(self, actor: Actor) -> None:
+        """The incarnation has handled its last message, and its lifespan is about to be left."""
+        handover = actor.__handover__
+        if handover is None or self.want is Want.DRAIN or not (handover.on_crash or self._ends_as_planned()):
+            return
+        try:
+            self._handed_over = (self.incarnation + 1, handover.give(actor))
+        except Exception as error:
+            if self.runtime.events.on:
+                self.emit(events.HandoverFailed, one_line(error), full_text(error))
+            else:
+                log_failed_handover(self.path, self.incarnation, error)
+
+    def _ends_as_planned(self) -> bool:
+        if self._condemned is not None or self._exiting is CUT:
+            return False
+        return self.want is not Want.NOTHING or (self._exiting is EXIT and self.spec.restart == "permanent")
+
+    def _hands_over_at_crashes(self) -> bool:
+        handover = self._maker.cls.__handover__
+        return handover is not None and handover.on_crash
+
+    def handed_over(self, incarnation: int) -> object:
+        """What the incarnation before this one has handed over, while it starts; else None."""
+        return self._handed_over[1] if self._handed_over is not None and self._handed_over[0] == incarnation else None
 
     async def _join_companion(self) -> None:
         """End the background work. What fails in it now has failed at the end."""
@@ -322,6 +354,7 @@ class Cell(Handling):
     def _ended(self, cause: Exception | None) -> None:
         """Everything still waiting is answered, what was kept is closed."""
         self.refusal = self._stopped if cause is None else self._stopped_by(cause)
+        self._handed_over = None
         if self._patience is not None:
             self._patience.cancel()
         for item in self._mailbox.take_all():

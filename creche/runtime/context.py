@@ -275,6 +275,19 @@ class ActorContext:
         """
         self._living().grant(lease)
 
+    def handed_over(self, kind: type[T]) -> T | None:
+        """What the incarnation before this one has handed over (see `handover`); None if there is nothing.
+
+        There while this incarnation starts, in `__init__` and on the way into the lifespan, and only for the one that
+        comes next: if its start fails, the one after that begins with nothing. For resources see `keep`.
+
+        Raises TypeError if it is not of this kind.
+        """
+        value = self._cell.handed_over(self.incarnation)
+        if value is None or isinstance(value, kind):
+            return value
+        raise TypeError(f"{self.path}: handed over is a {type(value).__qualname__}, not a {kind.__qualname__}")
+
     def keep(self, name: str, make: Callable[[], T], close: Callable[[T], object]) -> T:
         """A resource that outlives incarnations, such as a bound socket.
 

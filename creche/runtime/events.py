@@ -118,6 +118,14 @@ class BadStop(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class HandoverFailed(Event):
+    """The method `handover` has raised: the successor starts with nothing. `error` is one line, `detail` has it all."""
+
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter(Event):
     """A cast that nobody will ever handle. `reason` as in `NotDelivered`."""
 

@@ -19,6 +19,11 @@ def log_unseen_crash(path: str, incarnation: int, failure: BaseException) -> Non
     _log.error("%s#%d has crashed: %r", path, incarnation, failure, exc_info=failure)
 
 
+def log_failed_handover(path: str, incarnation: int, failure: BaseException) -> None:
+    """Log to the same logger that an actor could not hand over."""
+    _log.error("%s#%d could not hand over: %r", path, incarnation, failure, exc_info=failure)
+
+
 class _Unraisable:
     """The shape that `sys.unraisablehook` takes; CPython's own type cannot be constructed."""
 
