@@ -111,6 +111,14 @@ class Children(Life):
     def child_gives_up(self, child: Node, failure: Exception) -> None:
         """Part of `Parent`."""
 
+    @abstractmethod
+    def child_is_ready(self, child: Node) -> None:
+        """Part of `Parent`."""
+
+    @abstractmethod
+    def _forget(self, child: Node) -> None:
+        """A child with a budget or a policy of its own has ended for good."""
+
     def _leaving(self) -> bool:
         return self._ending or self._failure is not None or self._condemned is not None
 
@@ -160,10 +168,6 @@ class Children(Life):
         self._first_starts.add(node)
         node.revive()
         self.runtime.clean_context.run(self.nursery.start_soon, node.run)
-
-    def child_is_ready(self, child: Node) -> None:
-        """Part of `Parent`."""
-        self._first_starts.discard(child)
 
     def _abort_start(self) -> None:
         """Do not wait for a child that is still starting: it may start for ever."""
@@ -217,7 +221,10 @@ class Children(Life):
             self._dynamic.remove(child.name)
             self._specs.pop(child.name, None)
             del self._nodes[child.name]
-        if child.spec.significant and child.ended_by_itself and not self._leaving():
+        rules = child.spec
+        if rules.intensity is not None or rules.on_exhausted != "escalate":
+            self._forget(child)
+        if rules.significant and child.ended_by_itself and not self._leaving():
             self._significant_ended(child)
 
     def _significant_ended(self, child: Node) -> None:

@@ -33,6 +33,7 @@ from .budget import Budget
 from .groups import Groups
 
 if TYPE_CHECKING:
+    from ..runtime.intensity import Intensity
     from ..runtime.runtime import Runtime
     from .spec import SupervisorSpec
 
@@ -72,18 +73,19 @@ class Restarts(Groups):
             return self._first_start_failed(child, failure)
         if self._leaving():
             return Verdict.SUSPEND, 0.0
-        if child.spec.restart == "temporary":
+        rules = child.spec
+        if rules.restart == "temporary":
             return Verdict.STOP, 0.0
-        if self._probations and child.name in self._probations:
-            return self._put_on_probation(child, failure)
-        if child.spec.on_exhausted != "escalate" and _is_own_failure(child, failure):
+        if rules.on_exhausted != "escalate" and (child.name in self._probations or _is_own_failure(child, failure)):
             return self._exhausted(child, failure)
         group = None if self._grouping is None else self._group_of(child)
         joins = group is not None and self._joins(group)
         weather = failure if isinstance(failure, Unavailable) else None  # no bug: it costs nothing and is waited out
-        if not joins and weather is None and not self._charge(child, now):
-            return self._exhausted(child, failure)
-        delay = child.spec.backoff.delay(child.streak, self.runtime.random)
+        if not joins and weather is None:  # one crash is one charge
+            budget = self._budget if rules.intensity is None else self._own_budget(child, rules.intensity)
+            if not budget.charge(now):
+                return self._exhausted(child, failure)
+        delay = rules.backoff.delay(child.streak, self.runtime.random)
         if weather is not None:
             delay = max(delay, weather.retry_after or 0.0)
         if group is None or (len(group) == 1 and not joins and self.rules.strategy == "dependents"):
@@ -91,15 +93,11 @@ class Restarts(Groups):
         self._join_group(group, delay)
         return Verdict.REGROUP, delay
 
-    def _charge(self, child: Node, now: float) -> bool:
-        """One crash is one charge. False: the budget that it is charged to is spent."""
-        own = child.spec.intensity
-        if own is None:
-            return self._budget.charge(now)
+    def _own_budget(self, child: Node, intensity: Intensity) -> Budget:
         budget = self._own_budgets.get(child.name)
-        if budget is None or budget.intensity != own or child.streak == 1:  # the first crash since it was healthy
-            budget = self._own_budgets[child.name] = Budget(own)
-        return budget.charge(now)
+        if budget is None or budget.intensity != intensity or child.streak == 1:  # the first crash since it was healthy
+            budget = self._own_budgets[child.name] = Budget(intensity)
+        return budget
 
     def _exhausted(self, child: Node, failure: Exception) -> Answer:
         if child.spec.on_exhausted == "park":
@@ -125,7 +123,7 @@ class Restarts(Groups):
 
     def child_is_ready(self, child: Node) -> None:
         """Part of `Parent`."""
-        super().child_is_ready(child)
+        self._first_starts.discard(child)
         if self._probations and child.name in self._probations:
             probation = self._probations[child.name]
             probation.ends()
@@ -139,13 +137,12 @@ class Restarts(Groups):
             if self.runtime.events.on:
                 child.emit(events.Unparked)
 
-    def child_stopped(self, child: Node) -> None:
-        """Part of `Parent`."""
-        if self._probations and child.name in self._probations:
-            self._probations.pop(child.name).ends()
-        if self._own_budgets:
-            self._own_budgets.pop(child.name, None)
-        super().child_stopped(child)
+    def _forget(self, child: Node) -> None:
+        """See `Children`."""
+        self._own_budgets.pop(child.name, None)
+        probation = self._probations.pop(child.name, None)
+        if probation is not None:
+            probation.ends()
 
     def _start_afresh(self) -> None:
         """A new incarnation: what its children did in the last one is forgotten."""

@@ -131,6 +131,7 @@ class Supervisor(Restarts):
             raise SpecInvalid("replace", child.path, "only an actor can be replaced: stop it and start another")
         maker = self._replacement(child, spec, now)
         child.replace(maker)
+        self._forget(child)  # its budget begins anew
         if self.rules.strategy == "dependents":
             self._specs[child.name] = maker
         if now:

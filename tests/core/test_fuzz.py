@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -17,13 +18,15 @@ import creche
 import creche.testing
 from creche.runtime.deadlines import Timer
 from creche.runtime.node import State
+from creche.runtime.spec import OnExhausted
 from creche.supervisors.spec import SupervisorSpec
-from creche.supervisors.strategies import STRATEGIES
+from creche.supervisors.strategies import STRATEGIES, Strategy
 from tests.core.fuzz_actors import PLANS, ROUGH, Message, PlainWorker, Worker
 from tests.core.fuzz_ledger import Ledger
 from tests.core.support import cell_of, reach
 
 CALLERS, ROUNDS, ACTORS = 14, 12, 4
+PLAIN = 120  # from this seed on children have budgets and dependencies of their own, and are replaced
 NEVER_RAN = (creche.NotDelivered, creche.ActorStopped)
 METHODS: Sequence[Callable[..., Awaitable[int]]] = (
     Worker.work,
@@ -105,9 +108,26 @@ class Caller:
             self.ledger.settle(number, type(error).__name__, ran=None)
 
 
+def policies(seed: int, strategy: Strategy, index: int) -> dict[str, Any]:
+    """A budget of its own for a child, what happens when it is spent, and whom it depends on; for some seeds."""
+    if seed < PLAIN:
+        return {}
+    dice = random.Random(f"{seed} {index} policies")
+    rules: dict[str, Any] = {"probe": creche.Backoff(first=dice.choice((0.5, 5)), free=0, cap=20, reset_after=2)}
+    if dice.random() < 0.7:
+        rules["intensity"] = creche.Intensity(dice.choice((0, 3)), dice.choice((1, 100)))
+        choices: tuple[OnExhausted, ...] = ("park", "park", "stop", "escalate")
+        in_whole_groups = strategy in ("one_for_all", "rest_for_one")
+        rules["on_exhausted"] = dice.choice(choices[2:] if in_whole_groups else choices)
+    if strategy == "dependents":
+        rules["depends_on"] = tuple(f"w{other}" for other in range(index) if dice.random() < 0.5)
+    return rules
+
+
 def tree(dice: random.Random, ledger: Ledger, seed: int) -> SupervisorSpec:
     """Two supervisors, and actors with rules at random."""
     children = []
+    strategy = STRATEGIES[seed % len(STRATEGIES)]
     for index in range(ACTORS):
         rules: dict[str, Any] = {
             "name": f"w{index}",
@@ -122,18 +142,34 @@ def tree(dice: random.Random, ledger: Ledger, seed: int) -> SupervisorSpec:
             "unwind_grace": dice.choice((0.5, 5)),
         }
         cls = dice.choice((Worker, PlainWorker))
-        children.append(creche.child(cls, ledger, seed + index).options(**rules))
+        children.append(creche.child(cls, ledger, seed + index).options(**rules, **policies(seed, strategy, index)))
     intensity = creche.Intensity(dice.choice((5, 1000)), 1)
-    sub = creche.supervisor("sub", *children, strategy=dice.choice(STRATEGIES), intensity=intensity)
+    sub = creche.supervisor(
+        "sub", *children, strategy=dice.choice(STRATEGIES) if seed < PLAIN else strategy, intensity=intensity
+    )
+    if seed % 3 == 0 and seed >= PLAIN:
+        sub = sub.options(on_exhausted="park", probe=creche.Backoff(first=3, free=0))
     return creche.supervisor("root", sub, intensity=creche.Intensity(1000, 1))
 
 
-async def chaos(runtime: creche.Runtime, dice: random.Random, paths: Sequence[str]) -> None:
+async def replace_one(runtime: creche.Runtime, dice: random.Random, path: str, ledger: Ledger) -> None:
+    cls = dice.choice((Worker, PlainWorker))
+    when: Literal["next", "now"] = dice.choice(("next", "now"))
+    spec = creche.child(cls, ledger, dice.randrange(1000)).with_options(runtime.node_of(path).spec)
+    with suppress(creche.ActorStopped, creche.StartFailed):
+        await runtime.replace(path, spec, when=when)
+
+
+async def chaos(
+    runtime: creche.Runtime, dice: random.Random, paths: Sequence[str], replaces: Ledger | None = None
+) -> None:
     pace = dice.choice((1, 10, 100))  # where hardly anything is killed, what is lost is not answered for by accident
     while True:
         await trio.sleep(dice.random() * pace)
         if dice.random() < 0.02:
             await runtime.stop(runtime.node_of(dice.choice(paths[1:])))
+        if replaces is not None and dice.random() < 0.1:
+            await replace_one(runtime, dice, dice.choice(paths[1:]), replaces)
         runtime.kill(dice.choice(paths), "chaos")
 
 
@@ -150,7 +186,7 @@ async def scenario(seed: int) -> None:
                     runtimes.append(runtime)
                     handles += [reach(runtime, path, Worker) for path in paths[1:]]
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(chaos, runtime, dice, paths)
+                        nursery.start_soon(chaos, runtime, dice, paths, None if seed < PLAIN else ledger)
                         async with trio.open_nursery() as busy:
                             for me in range(CALLERS):  # some are still calling while the tree stops
                                 (busy if me % 4 else callers).start_soon(Caller(me, seed, handles, ledger).run)
@@ -165,7 +201,7 @@ async def scenario(seed: int) -> None:
         assert (cell.task, cell._companion, cell._current) == (None, None, None)
 
 
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", range(PLAIN + 60))
 def test_fuzz(seed: int) -> None:
     """Each call has one outcome, nothing runs twice, nothing revoked runs, senders' order holds, nothing is left."""
     creche.testing.run(scenario, seed, seed=seed)

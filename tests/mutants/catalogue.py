@@ -38,11 +38,33 @@ CELL, ENVELOPE, INTAKE = "creche/runtime/cell.py", "creche/runtime/envelope.py",
 MAILBOX, FLIGHTS, LIFE = "creche/runtime/mailbox.py", "creche/runtime/flights.py", "creche/runtime/life.py"
 SLOTS, COMPANION = "creche/runtime/slots.py", "creche/runtime/companion.py"
 HANDLING = "creche/runtime/handling.py"
+GROUPS, RESTARTS = "creche/supervisors/groups.py", "creche/supervisors/restarts.py"
 MONITORS, NAMES, FEEDS = "creche/runtime/monitors.py", "creche/runtime/names.py", "creche/runtime/feeds.py"
 DYNAMIC = "creche/supervisors/dynamic.py"
 DYNAMIC_FUZZ = "tests/supervisors/test_dynamic_fuzz.py"
 
 MUTANTS = (
+    Mutant(
+        "the rest of a group whose restart is interrupted is forgotten",
+        GROUPS,
+        """
+             if self._group:  # a crash meanwhile: its group and the rest of this one are begun anew
+-                self._group.update(left.name for left in members[place:])
+                 return
+""",
+        ("tests/supervisors/test_dependents.py",),
+    ),
+    Mutant(
+        "the trials of a parked child come no later from one to the next",
+        RESTARTS,
+        """
+         probation.ends()
+-        probation.trials += 1
++        probation.trials = 1
+         delay = child.spec.probe.delay(probation.trials, self.runtime.random)
+""",
+        ("tests/supervisors/test_budgets.py",),
+    ),
     Mutant(
         "an await between finding the mailbox empty and parking: a wake-up is lost",
         HANDLING,
