@@ -26,6 +26,7 @@ from .errors import TopicExists as TopicExists
 from .errors import TopicInvalid as TopicInvalid
 from .errors import TopicUnknown as TopicUnknown
 from .errors import Unavailable as Unavailable
+from .events import GroupLags as GroupLags
 from .events import MembersExpelled as MembersExpelled
 from .events import PartitionsAssigned as PartitionsAssigned
 from .events import PartitionsRevoked as PartitionsRevoked

@@ -8,8 +8,9 @@ is for when there is no room, or no log at the moment. One task, the writer, wri
 the lifespan, which is left when it has ended. The other messages use the connection in their handlers, between two
 transactions of the writer.
 
-Retention is a timer: it deletes in small transactions, so that nobody waits long behind it. The groups (see `groups`)
-work on the same connection; who else should look because of a change is woken through the `Tail`s of the lease.
+Retention is a timer: it deletes in small transactions, so that nobody waits long behind it; the look at lags is another
+one. The groups (see `groups`) work on the same connection; who else should look because of a change is woken through
+the `Tail`s of the lease.
 
 At a graceful stop everything accepted is written first. At a crash or a kill the transaction in hand ends all the
 same, for a thread cannot be abandoned, and its records are acknowledged; those still accumulated are told that they
@@ -37,7 +38,7 @@ from ...runtime.errors import NotDelivered, OutcomeUnknown
 from .config import Config
 from .delivery import Accumulator, Delivery, OnDelivery
 from .errors import GroupActive, MessageTooLarge, TopicExists, TopicUnknown, Unavailable
-from .events import MembersExpelled, RecordsExpired
+from .events import GroupLags, MembersExpelled, RecordsExpired
 from .groups import End, GroupInfo, Groups, Share
 from .log import Log
 from .message import Ack, Message, Received, TopicPartition
@@ -118,6 +119,8 @@ class LogActor(Actor):
         await self.context.runtime.run_blocking(self._open, session, limiter=self._thread)
         self.context.grant(self._lease)
         self.context.every(self._config.retention_interval, self._expire)
+        if self._config.lag_warning is not None:
+            self.context.every(self._config.lag_interval, self._warn_of_lags, self._config.lag_warning)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
@@ -277,6 +280,17 @@ class LogActor(Actor):
                 events.emit(RecordsExpired(trio.current_time(), me.path, me.incarnation, *about))
         if any(records == _EXPIRED_AT_ONCE for records, _ in expired.values()):
             me.after(0.0, self._expire)
+
+    async def _warn_of_lags(self, limit: int) -> None:
+        events, me = self.context.runtime.events, self.context
+        if not events.on:
+            return
+        try:
+            lags = await self._in_thread(self._groups.lags_above, limit)
+        except Unavailable:
+            return  # the next time will do
+        for group, records in lags:
+            events.emit(GroupLags(trio.current_time(), me.path, me.incarnation, group, records))
 
     async def _write(self) -> None:
         """The writer: everything accumulated, one transaction at a time."""

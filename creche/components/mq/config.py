@@ -54,6 +54,9 @@ class Config(BaseConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
         The oldest records of a partition are deleted while it has more bytes. None: never.
     retention_interval
         How often that is looked after.
+    lag_warning, lag_interval
+        An event `GroupLags` tells of each group that has more records than that before it, as often as that is looked
+        after. None: never.
     offset_reset
         Where a group begins in a topic that it has never read: with the ``earliest`` record there is, or behind the
         ``latest`` one.
@@ -86,6 +89,8 @@ class Config(BaseConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retention_time: PositiveSeconds | None = 604_800.0
     retention_bytes: _AtLeastOne | None = None
     retention_interval: PositiveSeconds = 300.0
+    lag_warning: _AtLeastOne | None = None
+    lag_interval: PositiveSeconds = 30.0
     offset_reset: OffsetReset = "earliest"
     max_fetched: _AtLeastOne = 500
     max_fetched_bytes: _AtLeastOne = 1_048_576

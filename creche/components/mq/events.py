@@ -75,3 +75,11 @@ class RecordsMissed(Event):
     partition: int
     offset: int
     until: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLags(Event):
+    """A group has so many records before it that it has not committed: more than `Config.lag_warning`."""
+
+    group: str
+    records: int

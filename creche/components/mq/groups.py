@@ -163,6 +163,10 @@ class Groups:
         """All groups that have members or offsets."""
         return [name for (name,) in self._db.execute(_NAMES)]
 
+    def lags_above(self, limit: int) -> list[tuple[str, int]]:
+        """The groups that have more than so many records before them, and how many."""
+        return [(group, lag) for group in self.names() if (lag := sum(self.lag(group).values())) > limit]
+
     def describe(self, group: str) -> GroupInfo:
         """What the group is like; empty if there is none of that name."""
         with transaction(self._db):

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 import creche
 from creche.components import mq as m
 
-from .support import Seen, log_at, send
+from .support import Seen, log_at, recorded, send, virtual_log_at
 
 
 async def test_groups_are_listed_and_described(tmp_path: Path) -> None:
@@ -95,3 +96,24 @@ async def test_all_offsets_are_set_or_none(tmp_path: Path) -> None:
         assert (await mq.groups.describe("g")).committed == {}
         with pytest.raises(m.GroupInvalid):
             await mq.groups.describe("")
+
+
+async def test_a_group_that_lags_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Every so often while it does, whether it has consumers or not: to warn, or to start another one."""
+    seen = Seen()
+    config: dict[str, Any] = {"partitions": 2, "lag_warning": 2, "lag_interval": 30.0}
+    async with virtual_log_at(tmp_path / "log", monkeypatch, clock=trio.current_time, **config) as (runtime, mq):
+        events = recorded(runtime)
+        consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
+        await consumer.pause()
+        await send(mq, 1, 2, key=None)
+        await trio.sleep(40)
+        await send(mq, 3, 4, key=None)
+        await runtime.stop(consumer)
+        await trio.sleep(60)
+        await runtime.start(m.consumer(mq, "g", "t", seen))
+        await trio.sleep(60)
+    told = [(e.group, e.records, round(e.time)) for e in events if isinstance(e, m.GroupLags)]
+    assert told == [("g", 4, 60), ("g", 4, 90)]
