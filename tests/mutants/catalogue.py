@@ -250,8 +250,8 @@ MUTANTS = (
         "a stop does not wait for what is in flight",
         HANDLING,
         """
--        return not self._mailbox and not self._in_flight()
-+        return not self._mailbox
+-        return not self._mailbox and not self._in_flight() and not self.stashed
++        return not self._mailbox and not self.stashed
 """,
         ("tests/core/test_deferred.py", "tests/core/test_concurrent.py"),
     ),
