@@ -190,10 +190,10 @@ async def test_messages_of_one_key_are_handled_one_after_the_other(routing: Rout
     log: list[str] = []
     async with opened(workers(size=3, routing=routing, log=log)) as (_, pool), trio.open_nursery() as nursery:
         gates = [Gate() for _ in range(6)]
-        for number, gate in enumerate(gates):
+        for gate in gates:  # all in one step, while all workers are idle
             pool.cast_nowait(Worker.keep, "k", gate)
-            await settle()
-            assert gate.entered.is_set() is (number == 0)
+        await settle()
+        assert [gate.entered.is_set() for gate in gates] == [True] + [False] * 5
         for gate in gates:
             gate.opened.set()
             await settle()
@@ -325,11 +325,26 @@ async def test_a_wake_is_passed_on(autojump_clock: MockClock) -> None:
     async with opened(workers(size=2, backoff=LATER)) as (runtime, pool):
         await settle()
         pool.cast_nowait(Worker.who, 1)
-        runtime.kill("root/p/worker-1", "test")
-        runtime.kill("root/p/worker-2", "test")
-        await pool.resize(3)
+        (woken,) = pool._running().front.backlog._woken
+        runtime.kill(woken.worker.path, "test")
         await settle()
-        assert (pool.statistics().handled, pool.statistics().queued) == (1, 0)
+        assert (pool.statistics().handled, pool.statistics().queued, trio.current_time()) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("routing", "priority"), [("shared", None), ("shared", creche.by_priority(lambda *_: 1)), (creche.sticky(), None)]
+)
+async def test_a_burst_gets_all_workers_to_work(routing: Routing, priority: Any, autojump_clock: MockClock) -> None:
+    """Though not all of them are woken at once."""
+    async with opened(workers(size=8, routing=routing, priority=priority)) as (_, pool):
+        await settle()
+        gates = [Gate() for _ in range(9)]
+        for number, gate in enumerate(gates):
+            pool.cast_nowait(Worker.keep, number, gate)
+        await settle()
+        assert [gate.entered.is_set() for gate in gates] == [True] * 8 + [False]
+        for gate in gates:
+            gate.opened.set()
 
 
 async def test_a_pool_refuses_when_all_its_workers_are_down(autojump_clock: MockClock) -> None:
@@ -616,12 +631,14 @@ async def test_resize_keeps_the_order_of_each_key(autojump_clock: MockClock) -> 
         await gates[0].entered.wait()
         shrinking = asking(nursery, pool.resize, 2)
         await settle()
-        pool.cast_nowait(Worker.keep, mine, gates[2])
+        last = asking(nursery, pool.call, Worker.keep, mine, gates[2])
+        await settle()
         for gate in gates:
             gate.opened.set()
             await settle()
         assert await shrinking.settled() == "value"
         assert log == [f"{mine}+", f"{mine}-"] * 3
+        assert (await last.settled(), last.value) != ("value", "worker-3")
         after = {key: await pool.ask.who(key) for key in range(300)}
         assert all(after[key] == before[key] for key in before if before[key] != "worker-3")
         await pool.resize(3)
