@@ -34,7 +34,7 @@ from ..testing.journal import Journal
 from .plan import Plan, Recipe, Step, draw, targets_in
 
 MONKEY = "chaos"  # the actor's name
-_LOOK_EVERY = 0.01  # seconds between two looks at what is to hold eventually
+LOOK_EVERY = 0.01  # seconds between two looks at what is to hold eventually
 
 Action = Callable[[], Awaitable[object] | object]
 Condition = Callable[[], bool | None]
@@ -85,8 +85,10 @@ class World:
         self._always[name] = condition
         self.look()
 
-    async def eventually(self, name: str, condition: AsyncCondition, *, within: float) -> None:
-        """Wait until `condition`, sync or async, holds. Not within so many seconds: `Violated`.
+    async def eventually(
+        self, name: str, condition: AsyncCondition, *, within: float, every: float = LOOK_EVERY
+    ) -> None:
+        """Wait until `condition`, sync or async, holds; look `every` so many seconds. Not `within` so many: `Violated`.
 
         An error of a call, such as `OutcomeUnknown`, counts as "not yet".
         """
@@ -99,7 +101,7 @@ class World:
                         return
                 except (AssertionError, CrecheError) as error:
                     last = one_line(error)
-                await trio.sleep(_LOOK_EVERY)
+                await trio.sleep(every)
         self.report(name, f"not within {within:g} s: {last}")
         await trio.lowlevel.checkpoint()
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence as AbstractSequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
@@ -63,8 +64,9 @@ class Field:
     required: bool
 
 
-def fields_of(kind: type[msgspec.Struct]) -> dict[str, Field]:
-    """The fields of a struct by their names in files."""
+@cache
+def fields_of(kind: type[msgspec.Struct]) -> Mapping[str, Field]:
+    """The fields of a struct by their names in files. Found out once: it is most of what checking a config costs."""
     return {
         info.encode_name: Field(
             key=info.encode_name,

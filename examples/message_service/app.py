@@ -40,6 +40,7 @@ class Settings:
     kill_every: float = 0.0
     kill_seed: int = 0
     under_fire: bool = False
+    log_level: c.clog.Level = "info"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def build(settings: Settings, parts: Parts | None = None) -> Service:
     settings.data.mkdir(parents=True, exist_ok=True)
     intensity = UNDER_FIRE if settings.kill_every or settings.under_fire else None
     app = creche.App("message-service", intensity=intensity, seed=settings.kill_seed)
-    log = c.clog.Config(level="info", format="json", output=str(settings.data / "service.log"))
+    log = c.clog.Config(level=settings.log_level, format="json", output=str(settings.data / "service.log"))
     app.use(c.clog.component(log).options(backoff=QUICK))
     uid = app.use(c.uid.component(c.uid.Config(state_path=str(settings.data / "uid.db"))).options(backoff=QUICK))
     db = app.use(

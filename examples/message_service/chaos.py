@@ -105,7 +105,7 @@ def numbered() -> Iterator[tuple[int, str]]:
 @asynccontextmanager
 async def running(data: Path, parts: Parts | None) -> AsyncGenerator[tuple[Service, creche.Runtime]]:
     """The service without its server."""
-    service = build(Settings(data, under_fire=True), parts)
+    service = build(Settings(data, under_fire=True, log_level="critical"), parts)
     service.app.override(service.http, ComponentSpec("http", creche.child(NoServer), c.http.HttpServer, layer="edge"))
     async with service.app.open() as opened:
         yield service, opened.runtime
