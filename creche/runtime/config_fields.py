@@ -65,8 +65,11 @@ class Field:
 
 
 @cache
-def fields_of(kind: type[msgspec.Struct]) -> Mapping[str, Field]:
-    """The fields of a struct by their names in files. Found out once: it is most of what checking a config costs."""
+def fields_of(kind: type[msgspec.Struct]) -> dict[str, Field]:
+    """The fields of a struct by their names in files.
+
+    Found out once, for it is most of what checking a config costs: not to be changed by who gets it.
+    """
     return {
         info.encode_name: Field(
             key=info.encode_name,
