@@ -50,6 +50,7 @@ from .runtime.slots import BatchItem as BatchItem
 from .runtime.slots import ReplySlot as ReplySlot
 from .runtime.spec import Spec as Spec
 from .runtime.spec import child as child
+from .runtime.watchdog import Watchdog as Watchdog
 from .supervisors.app import App as App
 from .supervisors.app import Running as Running
 from .supervisors.dynamic import DynamicSupervisor as DynamicSupervisor

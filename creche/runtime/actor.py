@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
+from .checks import require_seconds
 from .errors import SpecInvalid
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class MessageOptions:
     concurrency: int | None = None
     key: Callable[..., Hashable] | None = None
     batch: int | None = None
+    slow_after: float | None = None
 
     def __post_init__(self) -> None:
         if self.on_caller_gone not in ("finish", "cancel"):
@@ -51,6 +53,8 @@ class MessageOptions:
         for name, count in (("concurrency", self.concurrency), ("limit", self.batch)):
             if count is not None and not (type(count) is int and count >= 1):
                 raise SpecInvalid(name, count, "use a whole number, 1 or more")
+        if self.slow_after is not None:
+            require_seconds("slow_after", self.slow_after, above_zero=True)
         if self.key is not None and not callable(self.key):
             raise SpecInvalid("key", self.key, "pass a function that takes the message's arguments and returns its key")
 
@@ -65,6 +69,7 @@ class MessageSpec:
     concurrency: int = 0  # 0: serial
     batch: int = 0  # 0: one at a time
     key: Callable[..., Hashable] | None = None
+    slow_after: float | None = None
     special: bool = False  # not for the loop itself: concurrent or batched
 
 
@@ -82,6 +87,7 @@ def message(
     raises: type[Exception] | tuple[type[Exception], ...] = (),
     concurrency: int | None = None,
     key: Callable[..., Hashable] | None = None,
+    slow_after: float | None = None,
 ) -> Callable[[F], F]:
     """Declare options of one message.
 
@@ -102,6 +108,9 @@ def message(
     key
         For actors with ``overflow="latest_by_key"``: takes the message's arguments and returns a hashable. A cast whose
         key waits already replaces the waiting one, in its place.
+    slow_after
+        After how many seconds its handler is told to be slow, instead of what the actor's options say; see
+        `ChildOptions`.
 
     Raises
     ------
@@ -109,7 +118,7 @@ def message(
         An option has a value that it cannot take.
     """
     declared = raises if isinstance(raises, tuple) else (raises,)
-    options = MessageOptions(on_caller_gone, declared, concurrency, key)
+    options = MessageOptions(on_caller_gone, declared, concurrency, key, slow_after=slow_after)
 
     def mark(function: F) -> F:
         setattr(function, _OPTIONS, options)
@@ -202,6 +211,7 @@ class Actor:
     context: ActorContext
     __messages__: ClassVar[dict[str, MessageSpec]] = {}
     __plain__: ClassVar[bool] = True  # nothing but messages: no lifespan of its own, no handover
+    __timed__: ClassVar[bool] = False  # some message has a limit of its own
     __handover__: ClassVar[Handover | None] = None
     __heeds__: ClassVar[bool] = False  # whether it wants to know what becomes of its dependencies
 
@@ -214,6 +224,7 @@ class Actor:
                 if spec is not None:
                     table[name] = spec
         cls.__messages__ = table
+        cls.__timed__ = any(spec.slow_after is not None for spec in table.values())
         give: Callable[[Any], object] | None = getattr(cls, "handover", None)
         cls.__handover__ = None if give is None else Handover(give, bool(getattr(give, _ON_CRASH, False)))
         cls.__plain__ = cls.lifespan is Actor.lifespan and give is None
@@ -304,6 +315,7 @@ def _row(name: str, options: MessageOptions | None, inherited: MessageSpec | Non
             concurrency=options.concurrency or 0,
             batch=options.batch or 0,
             key=options.key,
+            slow_after=options.slow_after,
             special=options.concurrency is not None or options.batch is not None,
         )
     if inherited is None or inherited.batch:  # what overrides a batched message without saying so takes one at a time

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .errors import SpecInvalid
+from .slow import time_handlers
 
 if TYPE_CHECKING:
     from .actor import Actor
@@ -56,9 +57,12 @@ def unbecome(actor: Actor) -> None:
 
 def _put_in_front(actor: Actor, names: Iterable[str]) -> None:
     """What stands in front of the actor's own handlers stands in front of these, too."""
-    interposer = actor.context.runtime.interposer
+    cell = actor.context._living()  # pyright: ignore[reportPrivateUsage]
+    interposer = cell.runtime.interposer
     if interposer is not None:
         interposer.in_front_of(actor, names)
+    if actor.__timed__ or cell.spec.slow_after is not None:
+        time_handlers(cell, actor, names)
 
 
 def _handled_by(behaviour: type, cls: type[Actor]) -> tuple[str, ...]:

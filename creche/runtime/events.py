@@ -168,6 +168,28 @@ class Stuck(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class HandlerSlow(Event):
+    """A handler has been at work for `seconds`, longer than its `slow_after`. `stack` shows where it stands."""
+
+    message: str
+    seconds: float
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStalled(Event):
+    """Nothing came to a checkpoint for `seconds`; emitted when the loop had come back.
+
+    `path` is empty, and `incarnation` 0, if it was no actor that held it up, and `message` if it was no handler.
+    `stack` is that of the loop's thread when the watchdog looked.
+    """
+
+    message: str
+    seconds: float
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unstopped(Event):
     """An actor was told to stop, then cancelled, and is still there. `stack` shows where it stands."""
 

@@ -373,6 +373,10 @@ class Flights:
         self.one_less()
         self.cell.wake_if_blocked()
 
+    def messages_by_task(self) -> dict[trio.lowlevel.Task, str]:
+        """What the tasks of concurrent messages are handling."""
+        return {activity.task: activity.spec.name for activity in self.running if activity.task is not None}
+
     def at_their_limit(self) -> list[list[Activity]]:
         """The activities of each message whose limit is reached: until one of them ends the mailbox may stand still."""
         full = [name for name, busy in self._busy.items() if busy and busy >= self.cell.messages[name].concurrency]

@@ -426,6 +426,22 @@ class Handling(Intake):
         if self._companion is not None and self._companion.flights is not None:
             yield from self._companion.flights.running
 
+    def at_work(self) -> Iterator[tuple[trio.lowlevel.Task, str]]:
+        """See `Node`."""
+        companion = self._companion
+        if companion is not None:
+            handled = {} if companion.flights is None else companion.flights.messages_by_task()
+            for task in companion.tasks():
+                yield task, handled.get(task, "")
+        if self._task is not None:
+            yield self._task, self._message_in_hand()
+
+    def _message_in_hand(self) -> str:
+        flights = None if self._companion is None else self._companion.flights
+        batch = None if flights is None else flights.batch
+        spec = batch[0].spec if batch else self._cast_in_hand if self._current is None else self._current.spec
+        return "" if spec is None else spec.name
+
     def at_their_limit(self) -> Sequence[Sequence[Activity]]:
         """See `Intake`."""
         flights = None if self._companion is None else self._companion.flights

@@ -237,6 +237,11 @@ class Node(ABC):
         for child in self.children():
             yield from child.waiters()
 
+    def at_work(self) -> Iterator[tuple[trio.lowlevel.Task, str]]:
+        """The tasks of its own, with the message that each handles; empty: none. For the watchdog."""
+        if self.task is not None:
+            yield self.task, ""
+
     @property
     def queued(self) -> int:
         """Messages that wait in the mailbox."""

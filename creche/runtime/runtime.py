@@ -39,6 +39,7 @@ from .simulation import SIMULATION
 from .spec import Bindable, Spec, require_spec
 from .tree import TreeNode, picture
 from .wait_graph import WaitForGraph, wait_for_graph
+from .watchdog import Watchdog, WatchdogThread
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -67,7 +68,9 @@ class Runtime:
     which actors are called how, and which belong together.
     """
 
-    def __init__(self, name: str, root: Spec[Any], *, seed: int | None = None) -> None:
+    def __init__(
+        self, name: str, root: Spec[Any], *, seed: int | None = None, watchdog: Watchdog | None = None
+    ) -> None:
         self.name = name
         self._simulation = SIMULATION.get()
         self._ambient: Ambient = System() if self._simulation is None else self._simulation
@@ -90,6 +93,7 @@ class Runtime:
         self.token: trio.lowlevel.TrioToken | None = None  # for what may come from another thread
         self._nursery: trio.Nursery | None = None
         self._failure: Exception | None = None
+        self._watchdog = watchdog
         self.root: Node = root.build(self, self, root.child_options.name or root.default_name())
         if self._simulation is not None:
             self._simulation.adopt(self)
@@ -335,10 +339,13 @@ class Runtime:
         """Hold the tree until its root has ended."""
         self.token = trio.lowlevel.current_trio_token()
         self.opened_at = trio.current_time()
+        thread = None if self._watchdog is None or self.deterministic else WatchdogThread(self, self._watchdog)
         try:
             with trio.CancelScope(shield=True):
                 await self._hold_tree()
         finally:
+            if thread is not None:
+                thread.stop()
             # Also when a KeyboardInterrupt or a SystemExit took the tree down: whoever still waits gets an answer.
             self.root.finalize(self._failure)
         if self._failure is not None:

@@ -32,6 +32,7 @@ from .handle import Handle
 from .intensity import Intensity
 from .names import require_label
 from .node import Node
+from .slow import time_handlers
 
 if TYPE_CHECKING:
     from .config import Config
@@ -48,6 +49,7 @@ Restart = Literal["permanent", "transient", "temporary"]
 Overflow = Literal["wait", "reject", "drop_oldest", "drop_newest", "latest_by_key"]
 WhileDown = Literal["wait", "reject"]
 OnExhausted = Literal["escalate", "park", "stop"]
+OnSlow = Literal["tell", "kill"]
 Environment = Literal["development", "production"]
 Layer = Literal["foundation", "infrastructure", "governance", "service", "edge"]
 LAYERS: tuple[Layer, ...] = ("foundation", "infrastructure", "governance", "service", "edge")
@@ -80,6 +82,9 @@ class ChildOptions:
         What callers meet between two incarnations: they ``wait``, at most `down_wait`, or are rejected at once.
     unwind_grace
         How long a cancelled handler may take to unwind before its cell is declared stuck.
+    slow_after, on_slow
+        After how many seconds a handler is told to be slow, by an event `HandlerSlow` with its stack, or a line in the
+        log if nobody listens. With ``on_slow="kill"`` its incarnation is killed then. None: never.
     drain, shutdown
         At a stop: time to finish the mail; then, once cancelled, time to unwind before it is reported as unstopped.
     layer
@@ -112,6 +117,8 @@ class ChildOptions:
     while_down: WhileDown = "wait"
     down_wait: float = 5.0
     unwind_grace: float = 5.0
+    slow_after: float | None = None
+    on_slow: OnSlow = "tell"
     drain: float = 5.0
     shutdown: float = 5.0
     layer: Layer | None = None
@@ -135,6 +142,10 @@ class ChildOptions:
         for name in ("down_wait", "unwind_grace", "drain", "shutdown"):
             require_number(self, name)
         # A spec is made for each child of a crowd: what most children leave as it is costs a comparison.
+        require_one_of(self, "on_slow", ("tell", "kill"))
+        if self.slow_after is not None:
+            require_number(self, "slow_after")
+            require(self, "slow_after", self.slow_after > 0, "a number of seconds above 0, or None")
         if self.intensity is not None:
             require_type(self, "intensity", Intensity)
         if self.on_exhausted != "escalate":
@@ -176,6 +187,8 @@ class OptionValues(TypedDict, total=False):
     while_down: WhileDown
     down_wait: float
     unwind_grace: float
+    slow_after: float | None
+    on_slow: OnSlow
     drain: float
     shutdown: float
     layer: Layer | None
@@ -295,6 +308,8 @@ class ActorSpec(Spec[Handle[A]], Generic[A]):
         interposer = context.runtime.interposer
         if interposer is not None:
             interposer.constructed(actor)
+        if actor.__timed__ or self.rules.slow_after is not None:
+            time_handlers(context._cell, actor, actor.__messages__)  # pyright: ignore[reportPrivateUsage]
         return actor
 
     def new_handle(self) -> Handle[A]:

@@ -41,6 +41,7 @@ from ..runtime.node import still_there
 from ..runtime.runtime import Runtime, opened, raise_single
 from ..runtime.spec import LAYERS, Bindable, Environment, Layer, Spec, name_of, require_spec
 from ..runtime.tree import TreeNode
+from ..runtime.watchdog import Watchdog, require_watchdog
 from .opening import STOP_WITHIN
 from .spec import SupervisorSpec, supervisor
 
@@ -56,6 +57,9 @@ _WATCHDOG_GRACE = 2.0  # seconds beyond `stop_within` before the process is ende
 
 ForceExit = Callable[..., None]
 Main = Callable[["Running"], Awaitable[object]]
+
+
+_WATCHDOG = Watchdog()
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class App:
         Seconds for the whole stop.
     seed
         For the runtime's randomness.
+    watchdog
+        How to notice that something does not come to a checkpoint, see `open_runtime`; None: not at all.
 
     Raises
     ------
@@ -115,6 +121,7 @@ class App:
         intensity: Intensity | None = None,
         stop_within: float = STOP_WITHIN,
         seed: int | None = None,
+        watchdog: Watchdog | None = _WATCHDOG,
     ) -> None:
         self.name = name
         self.configuration = read_configuration(config, env=env)
@@ -123,6 +130,8 @@ class App:
         require_seconds("stop_within", stop_within, or_never=True)
         self._stop_within = stop_within
         self._seed = seed
+        require_watchdog(watchdog)
+        self._watchdog = watchdog
         self._used: list[_Used] = []
         self._main: Main | None = None
 
@@ -213,7 +222,7 @@ class App:
         return self._opened(self._make_runtime())
 
     def _make_runtime(self) -> Runtime:
-        return Runtime(self.name, self.spec(), seed=self._seed)
+        return Runtime(self.name, self.spec(), seed=self._seed, watchdog=self._watchdog)
 
     @asynccontextmanager
     async def _opened(self, runtime: Runtime) -> AsyncGenerator[Running]:

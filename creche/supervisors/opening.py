@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from ..runtime.checks import require_seconds
 from ..runtime.intensity import Intensity
 from ..runtime.runtime import Runtime, opened
+from ..runtime.watchdog import Watchdog, require_watchdog
 from .spec import SupervisorSpec, require_root, supervisor
 
 STOP_WITHIN = 30.0  # seconds; what container platforms grant by default
@@ -19,6 +20,7 @@ def open_runtime(
     intensity: Intensity | None = None,
     stop_within: float = STOP_WITHIN,
     seed: int | None = None,
+    watchdog: Watchdog | None = None,
 ) -> AbstractAsyncContextManager[Runtime]:
     """A supervision tree for the length of an ``async with`` block.
 
@@ -33,6 +35,9 @@ def open_runtime(
     seed
         For the runtime's randomness (jitter of backoffs). Default: drawn from the deterministic run
         (`creche.testing.run`) that this is called in; outside of one, from the system.
+    watchdog
+        How to notice that something does not come to a checkpoint, by a thread; None: not at all. There is none in a
+        deterministic run.
 
     Raises
     ------
@@ -42,4 +47,5 @@ def open_runtime(
     spec = supervisor("root", intensity=intensity) if root is None else root
     require_seconds("stop_within", stop_within, or_never=True)
     require_root("open_runtime(root=...)", spec)
-    return opened(Runtime(name, spec, seed=seed), stop_within)
+    require_watchdog(watchdog)
+    return opened(Runtime(name, spec, seed=seed, watchdog=watchdog), stop_within)
