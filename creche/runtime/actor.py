@@ -43,6 +43,7 @@ class MessageOptions:
     key: Callable[..., Hashable] | None = None
     batch: int | None = None
     slow_after: float | None = None
+    reentrant: bool = False
 
     def __post_init__(self) -> None:
         if self.on_caller_gone not in ("finish", "cancel"):
@@ -53,6 +54,8 @@ class MessageOptions:
         for name, count in (("concurrency", self.concurrency), ("limit", self.batch)):
             if count is not None and not (type(count) is int and count >= 1):
                 raise SpecInvalid(name, count, "use a whole number, 1 or more")
+        if type(self.reentrant) is not bool:
+            raise SpecInvalid("reentrant", self.reentrant, "True or False")
         if self.slow_after is not None:
             require_seconds("slow_after", self.slow_after, above_zero=True)
         if self.key is not None and not callable(self.key):
@@ -70,6 +73,7 @@ class MessageSpec:
     batch: int = 0  # 0: one at a time
     key: Callable[..., Hashable] | None = None
     slow_after: float | None = None
+    reentrant: bool = False
     special: bool = False  # not for the loop itself: concurrent or batched
 
 
@@ -88,6 +92,7 @@ def message(
     concurrency: int | None = None,
     key: Callable[..., Hashable] | None = None,
     slow_after: float | None = None,
+    reentrant: bool = False,
 ) -> Callable[[F], F]:
     """Declare options of one message.
 
@@ -111,6 +116,11 @@ def message(
     slow_after
         After how many seconds its handler is told to be slow, instead of what the actor's options say; see
         `ChildOptions`.
+    reentrant
+        Let a call in that comes back to this actor along the chain of calls of its own message in hand, and would
+        otherwise be a `CallCycle`: it is handled in a task of its own while that message waits for it. All other calls
+        wait their turn as ever. What the waiting handler has read may have changed after its await. For calls through
+        handles of actors; `Handle.call_many` and pools let nothing in. At most 64 may be in an actor at once.
 
     Raises
     ------
@@ -118,7 +128,7 @@ def message(
         An option has a value that it cannot take.
     """
     declared = raises if isinstance(raises, tuple) else (raises,)
-    options = MessageOptions(on_caller_gone, declared, concurrency, key, slow_after=slow_after)
+    options = MessageOptions(on_caller_gone, declared, concurrency, key, slow_after=slow_after, reentrant=reentrant)
 
     def mark(function: F) -> F:
         setattr(function, _OPTIONS, options)
@@ -212,6 +222,7 @@ class Actor:
     __messages__: ClassVar[dict[str, MessageSpec]] = {}
     __plain__: ClassVar[bool] = True  # nothing but messages: no lifespan of its own, no handover
     __timed__: ClassVar[bool] = False  # some message has a limit of its own
+    __reentrant__: ClassVar[bool] = False  # some message is
     __handover__: ClassVar[Handover | None] = None
     __heeds__: ClassVar[bool] = False  # whether it wants to know what becomes of its dependencies
 
@@ -224,6 +235,7 @@ class Actor:
                 if spec is not None:
                     table[name] = spec
         cls.__messages__ = table
+        cls.__reentrant__ = any(spec.reentrant for spec in table.values())
         cls.__timed__ = any(spec.slow_after is not None for spec in table.values())
         give: Callable[[Any], object] | None = getattr(cls, "handover", None)
         cls.__handover__ = None if give is None else Handover(give, bool(getattr(give, _ON_CRASH, False)))
@@ -316,6 +328,7 @@ def _row(name: str, options: MessageOptions | None, inherited: MessageSpec | Non
             batch=options.batch or 0,
             key=options.key,
             slow_after=options.slow_after,
+            reentrant=options.reentrant,
             special=options.concurrency is not None or options.batch is not None,
         )
     if inherited is None or inherited.batch:  # what overrides a batched message without saying so takes one at a time

@@ -117,6 +117,7 @@ class Cell(Handling):
                 finally:
                     BAGGAGE.set(NO_BAGGAGE)
                     PLACE.set(Background(self))
+                    self._actor = None
                     await self._join_companion()  # first: it uses what the lifespan is about to close
                     self._hand_over(actor)
                     # An exit that hangs must not hold up the restart.

@@ -28,7 +28,7 @@ Job = tuple[Callable[..., Awaitable[object]], tuple[Any, ...]]
 class Companion:
     """See above. One per incarnation at most; each part of it is made when something needs it."""
 
-    __slots__ = ("_cell", "_context", "_early", "_nursery", "_over", "_scope", "agenda", "flights")
+    __slots__ = ("_cell", "_context", "_early", "_nursery", "_over", "_scope", "agenda", "ends", "flights")
 
     def __init__(self, cell: Handling) -> None:
         self._cell = cell
@@ -37,6 +37,7 @@ class Companion:
         self._nursery: trio.Nursery | None = None
         self._early: list[Job] = []  # spawned before the task has opened its nursery
         self._over: trio.Event | None = None
+        self.ends = False  # soon no task can be started any more
         self.flights: Flights | None = None
         self.agenda: Agenda | None = None
 
@@ -47,6 +48,7 @@ class Companion:
             return
         self._early.append((fn, args))
         if self._scope is None:
+            self.ends = False
             self._scope = trio.CancelScope()
             self._over = trio.Event()
             self._cell.runtime.clean_context.run(self._cell.parent.nursery.start_soon, self._run, self._scope)
@@ -86,4 +88,7 @@ class Companion:
             for fn, args in self._early:
                 self._nursery.start_soon(fn, *args)
             self._early.clear()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.ends = True

@@ -10,6 +10,9 @@ There are two kinds, and an incarnation that has neither never makes any of this
   task starts it and goes on. A message whose limit is reached is put back at the head of the mailbox, and the actor's
   task parks until one of the activities ends: order is kept, and what waits can still be revoked.
 
+A *guest* is an activity, too: a call of a reentrant message that has come back along the chain of calls of what is in
+hand, and is let in beside it. Until it has ended no other message is taken, also if what let it in ends before.
+
 Nothing here outlives its incarnation: `lose` answers for all that is left when it has ended. A graceful end waits until
 nothing is in flight.
 """
@@ -25,7 +28,7 @@ from trio.lowlevel import current_task
 from .answers import as_answer
 from .context import BAGGAGE, NO_BAGGAGE, PLACE, Baggage
 from .envelope import CANCELLING, DEFERRED, NEVER, RUNNING, Cast, Request
-from .errors import NotDelivered, OutcomeUnknown, Stashed
+from .errors import CallCycle, NotDelivered, OutcomeUnknown, Stashed
 from .node import fresh_copy, unwrap
 from .slots import BatchItem, ReplySlot
 from .waits import Edge, Sent, check_for_cycle
@@ -185,7 +188,10 @@ class Activity:
             self._scope.cancel(reason)
 
     def check_stash(self) -> None:
-        """Raise RuntimeError unless the message can be put aside."""
+        """Raise RuntimeError, or `CallCycle`, unless the message can be put aside."""
+        flights = self._cell.flights()
+        if self in flights.guests:  # the message in hand waits for it
+            raise CallCycle((self.path, self.path))
         if self._slot_taken:
             raise RuntimeError(f"{self.path}: the reply slot has been taken, so the message cannot be stashed")
 
@@ -244,6 +250,7 @@ class Flights:
         self.deferred: dict[Flight, None] = {}
         self.running: dict[Activity, None] = {}
         self._busy: dict[str, int] = {}  # how many activities there are of each message
+        self.guests: dict[Activity, None] = {}  # those of the running ones that were let in
         self.batch: list[Flight] | None = None  # what the actor's task has in hand
 
     def __len__(self) -> int:
@@ -354,6 +361,14 @@ class Flights:
         self.cell.companion().spawn(activity.run, (self, actor, message))
         return True
 
+    def let_in(self, actor: Actor, request: Request) -> None:
+        """Run a call that has come back along the chain of the message in hand: it counts for no limit but its own."""
+        request.state = RUNNING
+        activity = Activity(self.cell, request.spec, request, request.baggage)
+        request.handled_by(activity)
+        self.running[activity] = self.guests[activity] = None
+        self.cell.companion().spawn(activity.run, (self, actor, request))
+
     def _expired(self, item: Cast | Request) -> bool:
         """Whether its time ran out while it waited; then it has been dealt with."""
         deadline = item[4] if isinstance(item, tuple) else item.deadline
@@ -369,7 +384,10 @@ class Flights:
         """A handler has ended in an orderly way."""
         if activity in self.running:  # else its caller has been told already that nobody waits for it any more
             del self.running[activity]
-            self._busy[activity.spec.name] -= 1
+            if activity in self.guests:
+                del self.guests[activity]
+            else:
+                self._busy[activity.spec.name] -= 1
         self.one_less()
         self.cell.wake_if_blocked()
 
@@ -380,7 +398,8 @@ class Flights:
     def at_their_limit(self) -> list[list[Activity]]:
         """The activities of each message whose limit is reached: until one of them ends the mailbox may stand still."""
         full = [name for name, busy in self._busy.items() if busy and busy >= self.cell.messages[name].concurrency]
-        return [[activity for activity in self.running if activity.spec.name == name] for name in full]
+        beside = [[one for one in self.running if one.spec.name == name and one not in self.guests] for name in full]
+        return [*beside, *([guest] for guest in self.guests)]
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -398,5 +417,6 @@ class Flights:
             elif request.live() and request.state != DEFERRED:
                 request.fail(OutcomeUnknown(self.cell.path), cause)
         self.running.clear()
+        self.guests.clear()
         self._busy.clear()
         return told

@@ -53,12 +53,14 @@ _NOTHING: Cast = (_JOB, (), {}, NO_BAGGAGE, NEVER)
 # At most so many messages per wake: everybody else's latency is bounded by it, and 64 already has all of the throughput
 # (measured).
 BATCH = 64
+# A chain of calls that comes back ever deeper is a recursion without end.
+MOST_GUESTS = 64
 
 
 class Handling(Intake):
     """A node that handles messages. What comes before and after its incarnations is in `cell`."""
 
-    __slots__ = ("_cast_in_hand", "_companion", "_current", "_scope", "_spoiled", "handled", "stuck")
+    __slots__ = ("_actor", "_cast_in_hand", "_companion", "_current", "_scope", "_spoiled", "handled", "stuck")
 
     def __init__(self, runtime: Runtime, parent: Parent, name: str, options: ChildOptions, cls: type[Actor]) -> None:
         super().__init__(runtime, parent, name, options, cls)
@@ -66,6 +68,7 @@ class Handling(Intake):
         self.stuck = False
         self._scope: trio.CancelScope | None = None
         self._spoiled = False  # the message scope has been cancelled
+        self._actor: Actor | None = None  # of the present incarnation, if it lets calls in
         self._current: Request | None = None
         self._cast_in_hand: MessageSpec | None = None
         self._companion: Companion | None = None
@@ -83,6 +86,8 @@ class Handling(Intake):
         """
         mailbox, queue = self._mailbox, self._mailbox.open()
         mailbox.appends_below = 0
+        if actor.__reentrant__:
+            self._actor = actor
         item: Cast | Request
         value: Any
         left = BATCH
@@ -247,15 +252,38 @@ class Handling(Intake):
     async def _attend(self) -> bool:
         """There is something besides mail. False: leave the loop."""
         agenda = None if self._companion is None else self._companion.agenda
-        while agenda and not self._over() and not self._spoiled:
+        while await self._see_guests_off() and agenda and not self._over() and not self._spoiled:
             BAGGAGE.set(NO_BAGGAGE)
             try:
                 await agenda.take().run()
             except Exception as error:
                 if as_answer(self.path, _JOB, error) is None:
                     raise
-        self._ending = self.ends or bool(agenda)
+        self._ending = self.ends or bool(agenda) or self._has_guests()
         return not self._over() and not self._spoiled
+
+    async def _see_guests_off(self) -> bool:
+        """Nothing else is done while somebody is here who was let in: only its own chain was to interleave with it."""
+        while self._has_guests() and not self._over() and not self._spoiled:
+            await self._park()
+        return True
+
+    def _has_guests(self) -> bool:
+        flights = None if self._companion is None else self._companion.flights
+        return flights is not None and bool(flights.guests)
+
+    def lets_in(self, spec: MessageSpec) -> bool:
+        """See `Intake`."""
+        return spec.reentrant and self._actor is not None and len(self.flights().guests) < MOST_GUESTS
+
+    def let_in(self, request: Request) -> None:
+        """See `Intake`."""
+        assert self._actor is not None
+        if self._condemned is not None or self.companion().ends:
+            raise NotDelivered(self.path, "crash")
+        self.flights().let_in(self._actor, request)
+        self.handled += 1
+        self._ending = True  # before the next message there is something to look at
 
     async def _land(self) -> None:
         """What is in flight was taken as much as a message in hand: wait for it, unless the end is not an orderly one.
@@ -326,7 +354,7 @@ class Handling(Intake):
         Its caller gets its own exception object; the crash is the cause.
         """
         told = self._fail_current(failure)
-        self._current = None
+        self._current = self._actor = None
         self.unstash_all()
         spec, self._cast_in_hand = self._cast_in_hand, None
         if spec is not None:

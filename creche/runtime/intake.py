@@ -22,12 +22,12 @@ from .actor import Actor, MessageSpec
 from .context import BAGGAGE, PLACE, Place
 from .deadlines import Timer
 from .envelope import NEVER, RUNNING, SETTLED, STASHED, Cast, Request, Together, Waiting, WaitingCast
-from .errors import CallFailed, MailboxFull, NotDelivered, NotDeliveredReason, StashFull
+from .errors import CallCycle, CallFailed, DeadlineExceeded, MailboxFull, NotDelivered, NotDeliveredReason, StashFull
 from .life import Life
 from .mailbox import LatestMailbox, Mailbox
 from .node import Want
 from .stash import Stash
-from .waits import Edge, Sent, check_for_cycle
+from .waits import Edge, Sent, Waiter, check_for_cycle
 
 if TYPE_CHECKING:
     from .flights import Activity
@@ -132,7 +132,13 @@ class Intake(Life):
     async def _call_from(self, place: Place, request: Request, deadline: float) -> Any:
         """A call made by an actor: within its deadline, and an edge of the wait-for graph while a handler waits."""
         deadline = min(deadline, place.inherited_deadline)
-        edges = None if place.serial is None else place.serial.edge_to(request)
+        waiter = place.serial
+        try:
+            edges = None if waiter is None else waiter.edge_to(request)
+        except CallCycle:
+            if waiter is None or not self.lets_in(request.spec):
+                raise
+            return await self._call_back(waiter, request, deadline)
         try:
             try:
                 self._submit(request, deadline)
@@ -143,6 +149,31 @@ class Intake(Life):
         finally:
             if edges is not None:
                 edges.remove(request)
+
+    async def _call_back(self, waiter: Waiter, request: Request, deadline: float) -> Any:
+        """A call that has come back to where it began, of a message that is reentrant: it does not wait in line."""
+        if deadline <= trio.current_time():
+            raise await after_a_checkpoint(DeadlineExceeded(self.path, delivered=False))
+        edges = waiter.edges()
+        edges.append(request)
+        try:
+            try:
+                self.let_in(request)
+            except NotDelivered as refusal:
+                request.state = SETTLED
+                raise await after_a_checkpoint(refusal) from None
+            if deadline != NEVER:
+                request.stamp(deadline)
+            return await wait_task_rescheduled(request.abort)
+        finally:
+            edges.remove(request)
+
+    def lets_in(self, spec: MessageSpec) -> bool:
+        """Whether a call that would wait for its own caller can be handled beside the message in hand."""
+        return False
+
+    def let_in(self, request: Request) -> None:
+        """Handle it so. Raises `NotDelivered` if the incarnation is about to end."""
 
     async def call_many(
         self, spec: MessageSpec, calls: Iterable[tuple[Any, ...]], deadline: float = NEVER

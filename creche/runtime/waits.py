@@ -14,6 +14,9 @@ only if all its handlers of one kind are.
 What waits in a pool is taken by whichever worker comes first (`takers`), so it waits only if all of them do; one that
 waits for the pool itself is no way out.
 
+A reentrant message is let into an actor beside what is in hand there, if it would close a circle: then it has a handler
+of its own (see `flights`), for which whatever waits to be taken waits as well.
+
 The check runs before anything is sent. All of it happens in one thread, so the graph is exact.
 """
 

@@ -15,7 +15,7 @@ from tests.core.support import Boom
 
 PLANS = (
     *("return", "step", "sleep", "nest", "shield", "short shield", "pass on", "pass many on", "answer"),
-    *("timer", "keyed timer", "stash", "stash"),
+    *("timer", "keyed timer", "stash", "stash", "come back"),
 )
 ROUGH = ("crash", "crash in cleanup", "crash in background", "crash in a timer", "exit")
 
@@ -64,6 +64,10 @@ class Worker(creche.Actor):
 
     @creche.message(concurrency=1, on_caller_gone="cancel", raises=KeyError)
     async def beside_for_caller(self, message: Message) -> int:
+        return await self._work(message)
+
+    @creche.message(reentrant=True, raises=KeyError)
+    async def again(self, message: Message) -> int:
         return await self._work(message)
 
     @creche.batched(limit=3, raises=KeyError)
@@ -166,6 +170,9 @@ class Worker(creche.Actor):
                 self.context.after(self.dice.random(), trio.sleep, 0.01)
             case "keyed timer":
                 self.context.timers.start(message.sender, self.dice.random(), trio.sleep, 0.01)
+            case "come back":
+                me: creche.Handle[Worker] = self.context.handle
+                await me.ask.again(self._inner(message, self.dice.choice(("sleep", "shield", "crash", "come back"))))
             case "pass on" if message.next_up is not None:
                 await message.next_up.ask.work(self._inner(message, "sleep"))
             case "pass many on" if message.next_up is not None:

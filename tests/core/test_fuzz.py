@@ -37,6 +37,7 @@ METHODS: Sequence[Callable[..., Awaitable[int]]] = (
     Worker.beside,
     Worker.beside_for_caller,
     Worker.later,
+    Worker.again,
 )
 PATIENCE = (0, 0.01, 0.3, 1, 50, *[float("inf")] * 3)  # who waits for ever finds out what is lost
 SENDS = ("call", "call", "within", "many", "cast", "cast_nowait")
