@@ -157,7 +157,7 @@ class Runtime:
         ActorStopped
             It has ended for good, or it does before the successor is there.
         CallCycle
-            ``when="now"`` from a handler of that very actor, which it would wait for.
+            ``when="now"`` from a handler of that very actor, or of one whose answer it waits for.
         """
         require_spec("replace", spec)
         if when not in ("next", "now"):

@@ -34,7 +34,8 @@ class Wait:
         The path of the actor, or of the child, that it waits for.
     until
         What it waits for: ``room`` in the mailbox; ``taken``: the message waits in the mailbox or is stashed;
-        ``handled``: its handler is at work; ``answered``: its reply is deferred; ``started``: a child comes up.
+        ``handled``: its handler is at work; ``answered``: its reply is deferred; ``started``: a child, or the successor
+        of one, comes up.
     """
 
     waiter: str

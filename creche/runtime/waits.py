@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 A *waiter* is a handler at work: a cell, for its serial message in hand, or one activity of a concurrent message. An
-*edge* is what it waits for: a call, many calls together, room for a cast, or the start of a child. Edges exist only
-while somebody waits.
+*edge* is what it waits for: a call, many calls together, room for a cast, or the start of a child, a successor's
+included. Edges exist only while somebody waits.
 
 A call that is being handled waits for its handler. One that is queued, or whose reply is deferred, waits until the
 actor's task comes to take messages: for its serial message in hand, and for the activities of any concurrent message
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 
 class Start:
-    """The start of a child, for which a handler waits: the child may be calling somebody from its lifespan."""
+    """The start of a child, for which a handler waits.
+
+    The child may be calling somebody from its lifespan, and one that is being replaced from what it has in hand.
+    """
 
     def __init__(self, node: Node) -> None:
         self.node = node

@@ -5,7 +5,8 @@ Theory of operation
 `use` collects specs and hands out their handles, unbound. A spec can only be given handles that `use` returned before,
 so the order of use is a topological order of the dependencies. `open` puts each spec into the supervisor of its layer
 (no lower than what it depends on), binds all handles, and opens the tree: layers start from the foundation to the edge,
-and stop in reverse.
+and stop in reverse. Each restarts its members one for one, but for the foundation: what was made from another member of
+it restarts with that (`dependents`).
 
 The configuration is read at once, and each component gets its section when it is used: its handle may depend on it.
 What is wrong there is gathered, and raised when the app is opened, before anything starts.
@@ -44,6 +45,7 @@ from ..runtime.tree import TreeNode
 from ..runtime.watchdog import Watchdog, require_watchdog
 from .opening import STOP_WITHIN
 from .spec import SupervisorSpec, supervisor
+from .strategies import Strategy
 
 C = TypeVar("C", bound=Config)
 H = TypeVar("H")
@@ -186,7 +188,8 @@ class App:
 
     def _layer_spec(self, layer: Layer) -> SupervisorSpec:
         members = [used.spec.options(name=used.name) for used in self._used if used.layer == layer]
-        return supervisor(layer, *members, intensity=self._intensity)
+        strategy: Strategy = "dependents" if layer == "foundation" else "one_for_one"
+        return supervisor(layer, *members, strategy=strategy, intensity=self._intensity)
 
     def _layer_of(self, spec: Spec[Any]) -> Layer:
         """As declared, but never below what it depends on: that would start it too early and stop it too late."""

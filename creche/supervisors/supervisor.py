@@ -26,12 +26,13 @@ from ..runtime.context import PLACE
 from ..runtime.errors import ActorStopped, SpecInvalid, StartFailed
 from ..runtime.node import Node, Parent, State, Want, one_line, without_frames
 from ..runtime.spec import ActorSpec, Spec, name_of
-from ..runtime.waits import Start
+from ..runtime.waits import Start, check_for_cycle
 from .children import ENDED, break_off
 from .restarts import Restarts
 
 if TYPE_CHECKING:
     from ..runtime.runtime import Runtime
+    from ..runtime.waits import Edge, Waiter
     from .spec import SupervisorSpec
 
 
@@ -82,8 +83,7 @@ class Supervisor(Restarts):
         node = self._adopt(spec, name)
         self._dynamic.add(node.name)
         self._spawn(node)
-        place = PLACE.get()
-        waiter = None if place is None else place.serial
+        waiter = _handler_that_waits()
         start, edges = Start(node), [] if waiter is None else waiter.edges()
         edges.append(start)
         try:
@@ -130,6 +130,9 @@ class Supervisor(Restarts):
         if not isinstance(child, Cell):
             raise SpecInvalid("replace", child.path, "only an actor can be replaced: stop it and start another")
         maker = self._replacement(child, spec, now)
+        waiter = _handler_that_waits()
+        if now and waiter is not None:
+            check_for_cycle(waiter, Start(child))
         child.replace(maker)
         self._forget(child)  # its budget begins anew
         if self.rules.strategy == "dependents":
@@ -137,12 +140,7 @@ class Supervisor(Restarts):
         if now:
             before = child.incarnation
             self._join_group((child.name,), 0.0)
-            while child.incarnation == before or child.state is State.STARTING:
-                await child.wait_for_change()
-                if child.state is State.STOPPED:
-                    raise ActorStopped(child.path)
-            if child.state not in (State.RUNNING, State.STOPPING):
-                raise StartFailed(child.path, "; ".join(line for _, line in list(child.crashes())[-1:]))
+            await _until_succeeded(child, before, [] if waiter is None else waiter.edges())
 
     def _replacement(self, child: Node, spec: Spec[Any], now: bool) -> ActorSpec[Any]:
         """The spec that is to take the place of a child's present one."""
@@ -202,6 +200,27 @@ class Supervisor(Restarts):
         self._final_cause = without_frames(cause)
         for node in reversed(list(self._nodes.values())):
             node.finalize(cause)
+
+
+def _handler_that_waits() -> Waiter | None:
+    """The handler that waits for what the present task is about to wait for."""
+    place = PLACE.get()
+    return None if place is None else place.serial
+
+
+async def _until_succeeded(child: Cell, incarnation: int, edges: list[Edge]) -> None:
+    """Wait until the successor of an incarnation is ready. Raises `ActorStopped` or `StartFailed` if it will not be."""
+    start = Start(child)
+    edges.append(start)
+    try:
+        while child.incarnation == incarnation or child.state is State.STARTING:
+            await child.wait_for_change()
+            if child.state is State.STOPPED:
+                raise ActorStopped(child.path)
+    finally:
+        edges.remove(start)
+    if child.incarnation > incarnation + 1 or child.state not in (State.RUNNING, State.STOPPING):
+        raise StartFailed(child.path, "; ".join(line for _, line in list(child.crashes())[-1:]))
 
 
 def _is_for_an_actor(spec: Spec[Any]) -> TypeGuard[ActorSpec[Any]]:

@@ -6,8 +6,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 import creche
+from creche.runtime.spec import LAYERS
 
 
 class Part(creche.Actor):
@@ -89,6 +92,23 @@ async def test_what_an_actor_depends_on_can_be_called_while_it_starts() -> None:
     caller = app.use(creche.child(Caller, part))
     async with app.open():
         assert await caller.ask.seen() == "x"
+
+
+async def test_the_foundation_restarts_with_what_it_depends_on(autojump_clock: MockClock) -> None:
+    """What was made from another member of the foundation restarts with it; in the other layers nobody does."""
+    notes: list[str] = []
+    app = creche.App("test")
+    for layer in LAYERS:
+        base = app.use(creche.child(Part, notes, f"{layer} base").options(layer=layer, name=f"{layer}-base"))
+        app.use(creche.child(Part, notes, f"{layer} user", base).options(layer=layer, name=f"{layer}-user"))
+        app.use(creche.child(Part, notes, f"{layer} other").options(layer=layer, name=f"{layer}-other"))
+    async with app.open() as running:
+        for layer in LAYERS:
+            notes.clear()
+            running.runtime.kill(f"root/{layer}/{layer}-base", "test")
+            await trio.sleep(1)
+            user = [f"-{layer} user", f"+{layer} user"] if layer == "foundation" else []
+            assert sorted(notes) == sorted([f"+{layer} base", *user])
 
 
 async def test_override_replaces_what_a_handle_reaches() -> None:

@@ -86,6 +86,64 @@ async def test_another_spec_gets_what_was_handed_over(autojump_clock: MockClock)
         assert await till.ask.add() == 3
 
 
+async def test_a_replacement_for_the_next_incarnation_gets_it_at_a_planned_end(autojump_clock: MockClock) -> None:
+    """`when="next"`: at a planned end as ever, at a crash only where that is declared."""
+
+    class Doubling(Till):
+        async def add(self) -> int:
+            self.count += 2
+            return self.count
+
+    for end, counted in ((Till.leave, 3), (Till.crash, 2)):
+        async with creche.open_runtime("test") as runtime, trio.open_nursery() as nursery:
+            till = await runtime.start(creche.child(Till, []))
+            await till.ask.add()
+            await runtime.replace(till, creche.child(Doubling, []))
+            asking(nursery, till.call, end)
+            await settle()
+            assert (await till.ask.add(), await till.ask.life()) == (counted, 2)
+
+
+async def test_what_is_in_hand_counts_for_the_handover_to_another_spec(autojump_clock: MockClock) -> None:
+    """The message in hand is finished first; the mail behind it meets the successor, with what was handed over."""
+    async with creche.open_runtime("test") as runtime, trio.open_nursery() as nursery:
+        log: list[str] = []
+        till = await runtime.start(creche.child(Till, log))
+        gate = Gate()
+
+        async def add_at_the_gate(probe: Probe) -> int:
+            gate.entered.set()
+            await gate.opened.wait()
+            return await probe.add()
+
+        in_hand = asking(nursery, till.ask.run, add_at_the_gate)
+        await gate.entered.wait()
+        behind = asking(nursery, till.ask.add)
+        await settle()
+        replaced = asking(nursery, lambda: runtime.replace(till, creche.child(Sturdy, log), when="now"))
+        await settle()
+        gate.opened.set()
+        await settle()
+        assert (in_hand.value, behind.value, replaced.what, log) == (1, 2, "value", ["hands over 1"])
+
+
+async def test_a_successor_that_cannot_use_what_was_handed_over_begins_with_nothing(autojump_clock: MockClock) -> None:
+    """It is for one start: another version that chokes on it is restarted without it."""
+
+    class Choking(Till):
+        def __init__(self, log: list[str]) -> None:
+            super().__init__(log)
+            if self.count:
+                raise Boom("of an older version")
+
+    async with creche.open_runtime("test") as runtime:
+        till = await runtime.start(creche.child(Till, []))
+        await till.ask.add()
+        with pytest.raises(creche.StartFailed, match="of an older version"):
+            await runtime.replace(till, creche.child(Choking, []), when="now")
+        assert (await till.ask.add(), await till.ask.life()) == (1, 3)
+
+
 @pytest.mark.parametrize("end", ["crash", "kill", "kill in a handler"])
 @pytest.mark.parametrize(("cls", "counted"), [(Till, 1), (Sturdy, 2)])
 async def test_a_crash_hands_over_only_where_that_is_declared(

@@ -221,6 +221,67 @@ async def test_an_actor_cannot_wait_for_its_own_replacement() -> None:
         assert await probe.ask.life() == 102
 
 
+def make_circle(
+    runtime: creche.Runtime, a: creche.Handle[Probe], b: creche.Handle[Probe], gate: Gate
+) -> tuple[Callable[[Probe], Any], Callable[[Probe], Any]]:
+    """What `a` does, and `b`: to replace `b` now, and, when the gate opens, to call `a`."""
+
+    async def replace_b(_: Probe) -> None:
+        await runtime.replace(b, creche.child(Better), when="now")
+
+    async def call_a(_: Probe) -> int:
+        gate.entered.set()
+        await gate.opened.wait()
+        return await a.ask.life()
+
+    return replace_b, call_a
+
+
+async def test_a_replacement_in_a_circle_is_refused(autojump_clock: MockClock) -> None:
+    """Who is in hand calls whoever waits for its replacement: that call is refused, and nobody sits out the drain."""
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        a, b = [await runtime.start(creche.child(Probe).options(name=name)) for name in "ab"]
+        gate = Gate()
+        replace_b, call_a = make_circle(runtime, a, b, gate)
+        calling = asking(nursery, b.ask.run, call_a)
+        await gate.entered.wait()
+        replacing = asking(nursery, a.ask.run, replace_b)
+        await settle()
+        assert [str(wait) for wait in runtime.wait_for_graph()] == ["root/a --start--> root/b  [started]"]
+        gate.opened.set()
+        await settle()
+        assert isinstance(calling.error, creche.OutcomeUnknown)
+        assert isinstance(calling.error.__cause__, creche.CallCycle)
+        assert calling.error.__cause__.chain == ("root/b", "root/a", "root/b")
+        assert (replacing.what, await b.ask.life(), trio.current_time()) == ("value", 102, 0)
+        await prove_idle(runtime)
+
+
+async def test_a_replacement_of_who_waits_for_it_is_refused(autojump_clock: MockClock) -> None:
+    """The other way round: who is to be replaced waits already. `CallCycle`, and nothing has changed."""
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        a, b = [await runtime.start(creche.child(Probe).options(name=name)) for name in "ab"]
+        gate, ready = Gate(), Gate()
+        replace_b, call_a = make_circle(runtime, a, b, gate)
+
+        async def replace_b_later(probe: Probe) -> None:
+            await ready.opened.wait()
+            await replace_b(probe)
+
+        replacing = asking(nursery, a.ask.run, replace_b_later)
+        calling = asking(nursery, b.ask.run, call_a)
+        gate.opened.set()
+        await settle()
+        ready.opened.set()
+        await settle()
+        assert isinstance(replacing.error, creche.OutcomeUnknown)
+        assert isinstance(replacing.error.__cause__, creche.CallCycle)
+        assert (calling.value, await b.ask.life(), trio.current_time()) == (2, 1, 0)
+        runtime.kill(b, "so that there is a next one")
+        await settle()
+        assert await b.ask.life() == 2
+
+
 async def sleep_a_second(_: Probe) -> None:
     await trio.sleep(1)
 
