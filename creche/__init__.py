@@ -31,9 +31,12 @@ from .runtime.errors import LinkedStopped as LinkedStopped
 from .runtime.errors import MailboxFull as MailboxFull
 from .runtime.errors import NameTaken as NameTaken
 from .runtime.errors import NotDelivered as NotDelivered
+from .runtime.errors import NotSendable as NotSendable
 from .runtime.errors import NotStarted as NotStarted
 from .runtime.errors import OutcomeUnknown as OutcomeUnknown
 from .runtime.errors import PeerFailed as PeerFailed
+from .runtime.errors import ProcessDied as ProcessDied
+from .runtime.errors import RemoteError as RemoteError
 from .runtime.errors import SpecInvalid as SpecInvalid
 from .runtime.errors import StartFailed as StartFailed
 from .runtime.errors import StashFull as StashFull
@@ -65,6 +68,8 @@ from .supervisors.pools.pool import by_priority as by_priority
 from .supervisors.pools.pool import pool as pool
 from .supervisors.pools.routing import by_key as by_key
 from .supervisors.pools.routing import sticky as sticky
+from .supervisors.processes.spec import process_child as process_child
+from .supervisors.processes.task import ProcessWorker as ProcessWorker
 from .supervisors.spec import check_spec as check_spec
 from .supervisors.spec import supervisor as supervisor
 

@@ -2,10 +2,10 @@
 
 * The **outcomes of a call** (`CallFailed` and its subclasses) say what became of one message, and so whether a retry is
   safe.
-* **Refusals** of the caller's own doing (`CallCycle`, `NotStarted`, `NameTaken`, `ConfigInvalid`, `SpecInvalid`) are
-  raised before anything has happened.
-* **Causes of a crash** (`Killed`, `LinkedStopped`, `IncarnationEnded`, `IntensityExceeded`) appear as `__cause__` and
-  in events.
+* **Refusals** of the caller's own doing (`CallCycle`, `NotStarted`, `NameTaken`, `NotSendable`, `ConfigInvalid`,
+  `SpecInvalid`) are raised before anything has happened.
+* **Causes of a crash** (`Killed`, `LinkedStopped`, `IncarnationEnded`, `ProcessDied`, `IntensityExceeded`) appear as
+  `__cause__` and in events.
 * `DomainError` is the author's own vocabulary: an answer, never a crash.
 
 Errors are named for the state they report, carry machine-readable fields, and are made fresh for each caller: one
@@ -14,6 +14,7 @@ exception object raised in a thousand tasks grows a traceback of three thousand 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -164,6 +165,23 @@ class NameTaken(CrecheError):
         self.path = path
 
 
+class NotSendable(CrecheError, TypeError):
+    """A value cannot go from one process to the other: `what` (an argument, the result) of `message`, and why not.
+
+    `handled` False: nothing was sent to the process, so nothing has happened. True: the handler has run, and what it
+    returned, or answered with, is lost.
+    """
+
+    def __init__(self, path: str, message: str, what: str, reason: str, *, handled: bool) -> None:
+        consequence = "the handler has run, and its outcome is lost" if handled else "nothing was sent"
+        super().__init__(f"{path}: {what} of {message!r} cannot be sent to another process: {reason} ({consequence})")
+        self.path = path
+        self.message = message
+        self.what = what
+        self.reason = reason
+        self.handled = handled
+
+
 class SpecInvalid(CrecheError, ValueError):
     """A child spec, an actor class or an option is wrong. Raised before anything has started."""
 
@@ -239,6 +257,45 @@ class IncarnationEnded(CrecheError):
     def __init__(self, path: str) -> None:
         super().__init__(f"{path}: the incarnation ended without an error and without being stopped")
         self.path = path
+
+
+class ProcessDied(CrecheError):
+    """The process of an actor has ended, though the actor was not asked to stop, or it had to be killed.
+
+    `status` is its exit status; negative: the number of the signal that killed it; None: not known. `reason` says why
+    it was killed if it was this side that did it.
+    """
+
+    def __init__(self, path: str, pid: int, status: int | None, reason: str = "") -> None:
+        why = f" ({reason})" if reason else ""
+        super().__init__(f"{path}: its process {pid} {_end_of_process(status)}{why}")
+        self.path = path
+        self.pid = pid
+        self.status = status
+        self.reason = reason
+
+
+def _end_of_process(status: int | None) -> str:
+    if status is None:
+        return "has closed its connection"
+    if status >= 0:
+        return f"has exited with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+class RemoteError(CrecheError):
+    """An error of another process as text: its traceback there.
+
+    It is the `__cause__` of an error that came over, and stands in for one that cannot. `error` is its first line.
+    """
+
+    def __init__(self, error: str, text: str) -> None:
+        super().__init__(f"{error}\n\n{text}")
+        self.error = error
+        self.text = text
 
 
 @dataclass(frozen=True, slots=True)

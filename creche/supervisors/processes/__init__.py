@@ -1,0 +1,1 @@
+"""Actors that run in a process of their own."""
