@@ -89,6 +89,11 @@ class Worker(creche.Actor):
     async def echo(self, value: Any) -> Any:
         return value
 
+    @creche.message(on_caller_gone="cancel")
+    async def echo_for_caller(self, value: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        return value
+
     async def size(self, value: Any) -> int:
         return len(value)
 
@@ -146,6 +151,11 @@ class Worker(creche.Actor):
     async def context_of_caller(self) -> tuple[dict[str, object], float]:
         return dict(baggage()), creche.current_deadline() - trio.current_time()
 
+    async def answer_later(self, how: str) -> None:
+        if how == "stash":
+            self.context.stash()
+        self.context.defer()
+
     async def leave(self) -> str:
         self.context.exit()
         return "bye"
@@ -186,6 +196,11 @@ class Batch(creche.Actor):
     async def take(self, items: Sequence[creche.BatchItem[int, int]]) -> None:
         for item in items:
             item.reply(item.value)
+
+
+class Heir(creche.Actor):
+    def handover(self) -> object:
+        return None
 
 
 def crunch(number: int) -> int:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from creche.runtime.context import carrying
 from creche.runtime.errors import StartFailed
 from creche.runtime.events import BadStop, Crashed, Unstopped
 from creche.runtime.spec import ChildOptions
+from tests.cancelling import Strike, everywhere
 from tests.core.support import asking, hang_guard, recorded
 from tests.pages import ROOT
 from tests.supervisors.process_actors import (
     Awkward,
     Batch,
     Closing,
+    Heir,
     ReadsBadly,
     Refused,
     Worker,
@@ -177,6 +180,15 @@ async def test_concurrent_messages_are_so_in_a_process() -> None:
         handle = await runtime.start(creche.process_child(Worker))
         outcomes = await handle.call_many(Worker.meet, [(3,)] * 3)
         assert [outcome.unwrap() for outcome in outcomes] == [3, 3, 3]
+
+
+async def test_serial_messages_cannot_be_left_open_in_a_process() -> None:
+    async with creche.open_runtime("t") as runtime:
+        handle = await runtime.start(creche.process_child(Worker))
+        for how in ("defer", "stash"):
+            with pytest.raises(creche.OutcomeUnknown) as lost:
+                await handle.ask.answer_later(how)
+            assert str(lost.value.__cause__).startswith(f"{how}: in a process of its own a serial message")
 
 
 async def test_context_and_deadline_go_over() -> None:
@@ -345,6 +357,43 @@ async def test_callers_leave_a_process_as_they_leave_an_actor(ear: Ear) -> None:
         assert handle.statistics().revoked == 2
 
 
+def test_a_start_that_is_cancelled_anywhere_leaves_nothing() -> None:
+    async def scenario(strike: Strike) -> None:
+        async with creche.open_runtime("t") as runtime:
+            end = await strike.cancel(runtime.start, creche.process_child(Worker))
+            assert end.what in ("value", "cancelled")
+
+    assert everywhere(scenario, virtual=False)["cancelled"] > 10
+
+
+def test_a_call_that_is_cancelled_anywhere_leaves_a_good_process() -> None:
+    async def scenario(strike: Strike) -> None:
+        async with creche.open_runtime("t") as runtime:
+            handle = await runtime.start(creche.process_child(Worker))
+            end = await strike.cancel(handle.ask.echo_for_caller, b"x" * 300_000)
+            assert end.what in ("value", "cancelled")
+            assert await handle.ask.add() == 1
+            assert handle.statistics().restarts == 0
+
+    assert everywhere(scenario, virtual=False)["cancelled"] > 5
+
+
+def test_a_process_may_be_killed_at_any_moment_of_a_call() -> None:
+    async def scenario(strike: Strike) -> None:
+        async with creche.open_runtime("t") as runtime:
+            handle = await runtime.start(creche.process_child(Worker))
+            pid = await handle.ask.pid()
+            end = await strike.hit(partial(os.kill, pid, signal.SIGKILL), handle.ask.echo, b"x" * 300_000)
+            assert end.what in ("value", "OutcomeUnknown", "NotDelivered")
+            async with handle.monitor() as changes:
+                async for change in changes:
+                    if change.what == "up" and (change.incarnation == 2 or not strike.struck):
+                        break
+            assert await handle.ask.add() == 1
+
+    assert everywhere(scenario, virtual=False)["OutcomeUnknown"] > 3
+
+
 # --- stopping -------------------------------------------------------------------------------------
 
 
@@ -488,6 +537,8 @@ def test_what_cannot_be_in_a_process_is_refused() -> None:
         creche.process_child(Worker, broken=creche.Handle("x"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(creche.SpecInvalid, match=r"Batch\.take"):
         creche.process_child(Batch)
+    with pytest.raises(creche.SpecInvalid, match="outlive its process"):
+        creche.process_child(Heir)
 
 
 def test_in_a_deterministic_run_it_lives_in_this_process() -> None:

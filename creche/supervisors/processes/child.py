@@ -31,12 +31,13 @@ from trio.lowlevel import current_task, wait_task_rescheduled
 
 from ...runtime import events
 from ...runtime.cell import Cell
-from ...runtime.context import BAGGAGE
+from ...runtime.context import BAGGAGE, PLACE
 from ...runtime.envelope import NEVER, Request
 from ...runtime.errors import ActorStopped, NotDelivered, OutcomeUnknown, RemoteError, StartFailed
 from ...runtime.handle import Handle
 from ...runtime.node import Node, Parent, Want
 from ...runtime.runtime import Runtime
+from ...runtime.slots import ReplySlot
 from ...runtime.spec import ActorSpec, ChildOptions
 from ..opening import open_runtime
 from .link import Link, PeerGone
@@ -191,9 +192,9 @@ class _ServedCell(Cell):
     """The cell of the actor."""
 
     async def serve(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], left: float | None) -> Any:
-        """A call. Its deadline can be read by the handler and ends nothing here: the caller's own process sees to that.
+        """A call. Its trace and log context has been set by the task that makes it.
 
-        Its trace and log context has been set by the task that makes it.
+        Its deadline can be read by the handler and ends nothing here: the caller's own process sees to that.
         """
         if self.refusal is not None:
             raise self.refusal()
@@ -203,6 +204,20 @@ class _ServedCell(Cell):
             request.deadline = trio.current_time() + left
             self.deadlines.push(NEVER, request)
         return await wait_task_rescheduled(request.abort)
+
+    def defer(self) -> ReplySlot[Any]:
+        self._must_be_answered("defer")
+        return super().defer()
+
+    def check_stash(self) -> None:
+        self._must_be_answered("stash")
+        super().check_stash()
+
+    def _must_be_answered(self, what: str) -> None:
+        """The other process hands over one serial message at a time: who waited for the next one here would hang."""
+        if PLACE.get() is self:
+            why = "in a process of its own a serial message must be answered before the next one comes"
+            raise RuntimeError(f"{what}: {why}; declare it with concurrency=..., or use creche.child")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def process_child(cls: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> Act
     Raises
     ------
     SpecInvalid
-        As `child`; or `cls` or an argument cannot be sent, or `cls` has a batched message, or this is no POSIX system.
+        As `child`; or `cls` or an argument cannot be sent, or `cls` has a batched message or a handover, or this is no
+        POSIX system.
     """
     if os.name != "posix":
         raise SpecInvalid("process_child", os.name, "actors in processes need a POSIX system; use creche.child")
@@ -45,6 +46,8 @@ def process_child(cls: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> Act
 
 
 def _packed(cls: type[Actor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+    if cls.__handover__ is not None:
+        raise SpecInvalid("process_child", cls, "its `handover` would have to outlive its process: use creche.child")
     if "<locals>" in cls.__qualname__:
         raise SpecInvalid("process_child", cls, "it is defined in a function: define it at the top of a module")
     if cls.__module__ == "__main__" and where_main_is() is None:
