@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from .actor import Actor
-    from .cell import Cell
+    from .intake import Intake
     from .runtime import Runtime
+
+I = TypeVar("I", bound="Intake")  # noqa: E741  # an intake
 
 
 class Interposer(Protocol):
@@ -25,8 +27,8 @@ class Interposer(Protocol):
         """A runtime has been made, its tree is built and does not run yet."""
         ...
 
-    def cell_class(self, cls: type[Cell]) -> type[Cell]:
-        """The class to make a cell of, where it would be `cls`: that one, or a subclass."""
+    def intake_class(self, cls: type[I]) -> type[I]:
+        """The class to make of what takes messages, where it would be `cls`: that one, or a subclass."""
         ...
 
     def constructed(self, actor: Actor) -> None:
@@ -36,6 +38,11 @@ class Interposer(Protocol):
     def in_front_of(self, actor: Actor, names: Iterable[str]) -> None:
         """The handlers of these messages have been exchanged, see `become`: what stood in front of them is gone."""
         ...
+
+
+def intake_class(runtime: Runtime, cls: type[I]) -> type[I]:
+    """The class to make a cell, or the front of a pool, of: `cls`, unless the interposer knows a better one."""
+    return cls if runtime.interposer is None else runtime.interposer.intake_class(cls)
 
 
 INTERPOSER: ContextVar[Interposer | None] = ContextVar("creche.interposer", default=None)

@@ -30,6 +30,7 @@ from .context import ActorContext
 from .errors import SpecInvalid
 from .handle import Handle
 from .intensity import Intensity
+from .interposition import intake_class
 from .names import require_label
 from .node import Node
 from .slow import time_handlers
@@ -294,8 +295,7 @@ class ActorSpec(Spec[Handle[A]], Generic[A]):
         return snake_case(getattr(self.cls, "__name__", "actor"))
 
     def build(self, runtime: Runtime, parent: Parent, name: str) -> Node:
-        cell_class = Cell if runtime.interposer is None else runtime.interposer.cell_class(Cell)
-        cell = cell_class(runtime, parent, name, self.rules, self, self.cls)
+        cell = intake_class(runtime, Cell)(runtime, parent, name, self.rules, self, self.cls)
         if self.rules.register is not None:
             runtime.names.register(self.rules.register, cell.handle())
         return cell

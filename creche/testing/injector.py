@@ -13,22 +13,23 @@ what is lost. Cells are made of a subclass that writes the outcome of each call 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 import trio
 from outcome import Outcome
 
 from ..runtime.actor import Actor, MessageSpec
-from ..runtime.cell import Cell
 from ..runtime.envelope import NEVER
 from ..runtime.errors import CrecheError
+from ..runtime.intake import Intake
 from .faults import Crash, Delay, Hang, InHandler, RefuseStart
 from .journal import Journal
 
 if TYPE_CHECKING:
     from ..runtime.runtime import Runtime
 
+I = TypeVar("I", bound=Intake)  # noqa: E741  # an intake
 Handler = Callable[..., Coroutine[Any, Any, Any]]
 
 
@@ -70,9 +71,9 @@ class Injector:
         self.runtimes.append(runtime)
         runtime.events.subscribe(self.journal.record)
 
-    def cell_class(self, cls: type[Cell]) -> type[Cell]:
+    def intake_class(self, cls: type[I]) -> type[I]:
         """See `Interposer`."""
-        return cast("type[Cell]", type(f"Recorded{cls.__name__}", (_Recorded, cls), {"__slots__": ()}))
+        return cast("type[I]", type(f"Recorded{cls.__name__}", (_Recorded, cls), {"__slots__": ()}))
 
     def constructed(self, actor: Actor) -> None:
         """See `Interposer`."""
@@ -144,8 +145,8 @@ class Injector:
         return value
 
 
-class _Recorded(Cell):
-    """A cell whose calls are written into the journal."""
+class _Recorded(Intake):
+    """One whose calls are written into the journal."""
 
     __slots__ = ()
 

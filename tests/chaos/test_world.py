@@ -7,7 +7,7 @@ import trio
 import trio.lowlevel
 
 import creche
-from creche import chaos
+from creche import chaos, testing
 from creche.chaos.world import World
 from creche.testing.journal import percentile
 
@@ -139,6 +139,27 @@ def test_the_journal_has_the_outcome_of_each_call() -> None:
         "outcome_unknown": 1,
         "value": 3,
     }
+
+
+def test_calls_to_a_pool_are_in_the_journal_too() -> None:
+    async def scenario(world: World) -> None:
+        async with creche.open_runtime("r") as runtime:
+            pool = await runtime.start(creche.pool("pool", creche.child(Sleeper), size=2))
+            async with world.unleashed(runtime), trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(pool.ask.sleep, 1)
+                await trio.sleep(0.5)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kill_all, runtime)
+                with testing.expect_outcome_unknown(creche.Killed):
+                    await pool.ask.sleep(5)
+
+    async def kill_all(runtime: creche.Runtime) -> None:
+        await trio.sleep(1)
+        for number in (1, 2):
+            runtime.kill(f"root/pool/worker-{number}", "chaos")
+
+    assert chaos.replay(scenario, chaos.Plan(0)).summary.calls == {"outcome_unknown": 1, "value": 3}
 
 
 def test_recoveries_are_measured_from_the_crash_to_the_successor() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from typing import TypeVar, cast
 
 import pytest
 
 import creche
 import creche.testing
-from creche.runtime.cell import Cell
+from creche.runtime.intake import Intake
 from creche.runtime.interposition import interposed
+
+I = TypeVar("I", bound=Intake)  # noqa: E741
 
 
 class Echo(creche.Actor):
@@ -31,8 +34,8 @@ class Between:
     def opened(self, runtime: creche.Runtime) -> None:
         self.runtimes.append(runtime)
 
-    def cell_class(self, cls: type[Cell]) -> type[Cell]:
-        return type("Recorded", (cls,), {"__slots__": ()})
+    def intake_class(self, cls: type[I]) -> type[I]:
+        return cast("type[I]", type("Recorded", (cls,), {"__slots__": ()}))
 
     def constructed(self, actor: creche.Actor) -> None:
         self.actors.append(actor)

@@ -24,6 +24,7 @@ from ...runtime.context import PLACE
 from ...runtime.errors import ActorStopped, CallCycle, SpecInvalid, StartFailed
 from ...runtime.handle import message_of
 from ...runtime.intensity import Intensity
+from ...runtime.interposition import intake_class
 from ...runtime.mailbox import Queued
 from ...runtime.node import Node, Parent, State, Want
 from ...runtime.spec import NAME_RULE, ActorSpec, ChildOptions, Spec, is_name
@@ -159,8 +160,8 @@ class PoolSpec(Spec[Pool[A]], Generic[A]):
     def new_front(self, runtime: Runtime, parent: Parent, name: str) -> Front:
         """Where they come in."""
         if self.routing == "shared" and self.priority is None:
-            return Front(runtime, parent, name, self.rules, self.worker.cls, self.new_backlog)
-        front = RoutedFront(runtime, parent, name, self.rules, self.worker.cls, self.new_backlog)
+            return intake_class(runtime, Front)(runtime, parent, name, self.rules, self.worker.cls, self.new_backlog)
+        front = intake_class(runtime, RoutedFront)(runtime, parent, name, self.rules, self.worker.cls, self.new_backlog)
         checks = () if self.priority is None else (self.priority.checked,)
         front.check_with(checks, keyed=isinstance(self.routing, (ByKey, Sticky)))
         return front
@@ -194,10 +195,7 @@ class WorkerSpec(Spec[Any]):
         return f"worker-{self.number}"
 
     def build(self, runtime: Runtime, parent: Parent, name: str) -> Node:
-        cls = WorkerCell
-        if runtime.interposer is not None:
-            cls = cast("type[WorkerCell]", runtime.interposer.cell_class(WorkerCell))
-        cell = cls(runtime, parent, name, self.child_options, self.actor, self.actor.cls)
+        cell = intake_class(runtime, WorkerCell)(runtime, parent, name, self.child_options, self.actor, self.actor.cls)
         cast("PoolNode", parent).front.add(cell)
         return cell
 
