@@ -10,7 +10,10 @@ import pytest
 from tests.docs.session import Command, File, output_of, save, steps_of
 from tests.pages import ROOT
 
-PAGES = {page: steps_of(f"docs/guides/{page}.md") for page in ("retry", "dynamic", "watching", "pools", "chaos")}
+PAGES = {
+    page: steps_of(f"docs/guides/{page}.md")
+    for page in ("retry", "dynamic", "watching", "pools", "chaos", "state_machines", "stuck")
+}
 COMMANDS = [(page, step) for page, steps in PAGES.items() for step in steps if isinstance(step, Command)]
 
 

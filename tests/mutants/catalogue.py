@@ -38,6 +38,7 @@ CELL, ENVELOPE, INTAKE = "creche/runtime/cell.py", "creche/runtime/envelope.py",
 MAILBOX, FLIGHTS, LIFE = "creche/runtime/mailbox.py", "creche/runtime/flights.py", "creche/runtime/life.py"
 SLOTS, COMPANION = "creche/runtime/slots.py", "creche/runtime/companion.py"
 HANDLING = "creche/runtime/handling.py"
+AGENDA, TIMERS = "creche/runtime/agenda.py", "creche/runtime/timers.py"
 GROUPS, RESTARTS = "creche/supervisors/groups.py", "creche/supervisors/restarts.py"
 MONITORS, NAMES, FEEDS = "creche/runtime/monitors.py", "creche/runtime/names.py", "creche/runtime/feeds.py"
 DYNAMIC = "creche/supervisors/dynamic.py"
@@ -439,5 +440,150 @@ MUTANTS = (
 +        return False
 """,
         ("tests/supervisors/test_dynamic.py",),
+    ),
+    Mutant(
+        "stashed messages die with their incarnation",
+        HANDLING,
+        """
+         self._current = self._actor = None
+-        self.unstash_all()
+""",
+        (FUZZ, "tests/core/test_stash.py"),
+    ),
+    Mutant(
+        "what comes back from the stash comes back in reverse",
+        MAILBOX,
+        """
+-        for item in reversed(items):
++        for item in items:
+             queue.appendleft(item)
+""",
+        ("tests/core/test_stash.py",),
+    ),
+    Mutant(
+        "a revoked call counts as one of the mailbox though it was stashed",
+        INTAKE,
+        """
+-        if was == STASHED and self._stash is not None:
++        if was == STASHED and self._stash is None:
+             self._stash.bury()
+""",
+        (FUZZ, "tests/core/test_stash.py"),
+    ),
+    Mutant(
+        "a caller that has gone does not keep its message out of the stash",
+        ENVELOPE,
+        """
+         if self.state == CANCELLING:
+             self.unwound()
+-        return self.state == RUNNING
++        return True
+""",
+        (FUZZ, "tests/core/test_stash.py"),
+    ),
+    Mutant(
+        "drop_oldest loses what comes while a mailbox is over its capacity",
+        INTAKE,
+        """
+-            self._mailbox.put_anyway(item)  # one for one: what was stashed may have come back over the capacity
++            self._mailbox.put(item)
+""",
+        (FUZZ, "tests/issues/test_overflow_after_a_stash.py"),
+    ),
+    Mutant(
+        "a stop does not wait for the stash",
+        HANDLING,
+        """
+-        return not self._mailbox and not self._in_flight() and not self.stashed
++        return not self._mailbox and not self._in_flight()
+""",
+        ("tests/core/test_stash.py",),
+    ),
+    Mutant(
+        "messages are taken beside one that was let in",
+        HANDLING,
+        """
+-        while self._has_guests() and not self._over() and not self._spoiled:
+-            await self._park()
+         return True
+""",
+        ("tests/core/test_reentrancy.py",),
+    ),
+    Mutant(
+        "what was let in is not in the way of what waits",
+        FLIGHTS,
+        """
+-        return [*beside, *([guest] for guest in self.guests)]
++        return beside
+""",
+        ("tests/core/test_reentrancy.py",),
+    ),
+    Mutant(
+        "calls are let in without end",
+        HANDLING,
+        """
+-        return spec.reentrant and self._actor is not None and len(self.flights().guests) < MOST_GUESTS
++        return spec.reentrant and self._actor is not None
+""",
+        ("tests/core/test_reentrancy.py",),
+    ),
+    Mutant(
+        "a call is let in when no task can be started any more",
+        HANDLING,
+        """
+-        if self._condemned is not None or self.companion().ends:
++        if self._condemned is not None:
+             raise NotDelivered(self.path, "crash")
+""",
+    ),
+    Mutant(
+        "what was let in counts for the limit of its message",
+        FLIGHTS,
+        """
+-            if activity in self.guests:
++            if activity not in self.running:
+                 del self.guests[activity]
+""",
+        (FUZZ, "tests/core/test_reentrancy.py"),
+    ),
+    Mutant(
+        "a timer that is replaced when it is due runs all the same",
+        AGENDA,
+        """
+         self._waits_in_lane = False
+         if self._agenda is None:
+-            return
++            pass
+         if self._period is None:
+""",
+        ("tests/core/test_keyed_timers.py", "tests/core/test_timers.py"),
+    ),
+    Mutant(
+        "a timer that has run stays under its key",
+        TIMERS,
+        """
+         if agenda.keyed.get(self._key) is self:  # else another has taken its place
+-            del agenda.keyed[self._key]
++            pass
+""",
+        ("tests/core/test_keyed_timers.py",),
+    ),
+    Mutant(
+        "a crash hands over",
+        CELL,
+        """
+-        if self._condemned is not None or self._exiting is CUT:
++        if self._exiting is CUT:
+             return False
+""",
+        ("tests/core/test_handover.py",),
+    ),
+    Mutant(
+        "a successor that has started keeps what was handed over",
+        CELL,
+        """
+-        self._handed_over = None  # it has been looked at, or it never will be
+""",
+        ("tests/core/test_handover.py",),
     ),
 )
