@@ -110,7 +110,7 @@ class Intake(Life):
     ) -> Any:
         """Send and await the one outcome. See `Handle.call`."""
         if self.refusal is not None:
-            raise await after_a_checkpoint(self.refusal())
+            return await self._call_although_refused(self.refusal, spec, args, kwargs, deadline)
         request = Request(self, spec, args, kwargs, BAGGAGE.get(), current_task())
         place = PLACE.get()
         if place is not None:
@@ -149,6 +149,25 @@ class Intake(Life):
         finally:
             if edges is not None:
                 edges.remove(request)
+
+    async def _call_although_refused(
+        self,
+        refusal: Callable[[], CallFailed],
+        spec: MessageSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        deadline: float,
+    ) -> Any:
+        """Nothing new is taken. What comes back along the chain of the message in hand is part of that."""
+        place = PLACE.get()
+        waiter = None if place is None or not spec.reentrant else place.serial
+        if place is not None and waiter is not None and self.lets_in(spec):
+            request = Request(self, spec, args, kwargs, BAGGAGE.get(), current_task())
+            try:
+                waiter.edge_to(request).remove(request)
+            except CallCycle:
+                return await self._call_back(waiter, request, min(deadline, place.inherited_deadline))
+        raise await after_a_checkpoint(refusal())
 
     async def _call_back(self, waiter: Waiter, request: Request, deadline: float) -> Any:
         """A call that has come back to where it began, of a message that is reentrant: it does not wait in line."""

@@ -29,6 +29,7 @@ class Worker(Probe):
     def __init__(self, log: list[str], kept: list[object]) -> None:
         super().__init__(log)
         self.kept = kept
+        self.has_put_it_aside = False
 
     @creche.batched(limit=3)
     async def batch(self, items: Sequence[Item]) -> None:
@@ -46,6 +47,14 @@ class Worker(Probe):
 
     @creche.message(concurrency=1, on_caller_gone="cancel")
     async def beside_for_caller(self, body: Body) -> str:
+        return await body(self)
+
+    @creche.message(reentrant=True)
+    async def again(self, body: Body) -> str:
+        return await body(self)
+
+    @creche.message(reentrant=True, on_caller_gone="cancel")
+    async def again_for_caller(self, body: Body) -> str:
         return await body(self)
 
     @creche.message(key=lambda _body: "the one key")
@@ -161,6 +170,28 @@ async def answer_later(probe: Probe) -> str:
 
 async def finish_and_answer(probe: Probe, slot: creche.ReplySlot[str]) -> None:
     slot.reply(await finish(probe))
+
+
+async def work_when_unstashed(probe: Probe) -> str:
+    if isinstance(probe, Worker) and not probe.has_put_it_aside:
+        probe.has_put_it_aside = True
+        probe.context.timers.start("unstash", 0.5, unstash, probe)
+        probe.context.stash()
+    return await work(probe)
+
+
+async def unstash(probe: Probe) -> None:
+    probe.context.unstash_all()
+
+
+async def come_back(probe: Probe) -> str:
+    me: creche.Handle[Worker] = probe.context.handle
+    return await me.ask.again(work)
+
+
+async def come_back_and_give_up(probe: Probe) -> str:
+    me: creche.Handle[Worker] = probe.context.handle
+    return await me.ask.again_for_caller(work)
 
 
 async def answer_later_if_wanted(probe: Probe) -> str:

@@ -31,6 +31,8 @@ from tests.core.stage import (
     answer_out_of_a_group,
     answer_while_unwinding,
     busy,
+    come_back,
+    come_back_and_give_up,
     crash_while_unwinding,
     cut_short,
     full,
@@ -41,6 +43,7 @@ from tests.core.stage import (
     unwind_too_slowly,
     work,
     work_shielded,
+    work_when_unstashed,
 )
 from tests.core.support import LONG, Probe, cell_of, settle
 
@@ -111,6 +114,15 @@ OPERATIONS = [
     giving_up("batch of two, giving up", lambda on: after_another(on, Worker.batch_for_caller), may_finish=True),
     giving_up("batch out of time", lambda on: on.probe.within(0.8).ask.batch_for_caller(work), LATE, may_finish=True),
     casting("batched cast", lambda on: on.probe.cast(Worker.batch, work)),
+    Operation("stashed", lambda on: on.probe.ask.run(work_when_unstashed), ordered=False, thorough=True),
+    giving_up("stashed, giving up", lambda on: on.probe.ask.run_for_caller(work_when_unstashed), ordered=False),
+    Operation(
+        "stashed, out of time", lambda on: on.probe.within(0.3).ask.run(work_when_unstashed), LATE, ordered=False
+    ),
+    casting("stashed cast", lambda on: on.probe.cast(Probe.run, work_when_unstashed), ordered=False),
+    Operation("let in", lambda on: on.probe.ask.run(come_back), thorough=True),
+    giving_up("let in, giving up", lambda on: on.probe.ask.run_for_caller(come_back_and_give_up), thorough=True),
+    giving_up("let in, out of time", lambda on: on.probe.within(0.8).ask.run_for_caller(come_back_and_give_up), LATE),
     Operation("beside", lambda on: on.probe.ask.beside(work), ordered=False),
     Operation("beside another one", lambda on: after_another(on, Worker.beside), ordered=False),
     giving_up("beside, giving up", lambda on: on.probe.ask.beside_for_caller(work), ordered=False, thorough=True),

@@ -266,6 +266,30 @@ async def test_a_stop_waits_for_what_was_let_in(autojump_clock: MockClock) -> No
         assert (await replies[0].settled(), replies[0].value) == ("value", "came back")
 
 
+async def test_what_comes_back_is_let_in_while_the_actor_stops(autojump_clock: MockClock) -> None:
+    """It is no new work, but part of the message in hand; who is not in that chain is refused."""
+
+    class Slow(Node):
+        async def forward(self, inner: str) -> object:
+            await trio.sleep(1)
+            return await super().forward(inner)
+
+    async with creche.open_runtime("test") as runtime, trio.open_nursery() as nursery:
+        a = await runtime.start(creche.child(Node).options(name="a"))
+        b = await runtime.start(creche.child(Slow).options(name="b"))
+        await a.ask.meet(b)
+        await b.ask.meet(a)
+        c = await runtime.start(creche.child(Node).options(name="c"))
+        await c.ask.meet(a)
+        outer = asking(nursery, a.ask.outer, "back")
+        await settle()
+        stop = asking(nursery, runtime.stop, a)
+        await settle()
+        with pytest.raises(creche.PeerFailed, match=r"not delivered \(closed\)"):
+            await c.ask.forward("back")
+        assert (await outer.settled(), outer.value, await stop.settled()) == ("value", "came back", "value")
+
+
 def test_wrong_values_of_reentrant_are_refused() -> None:
     """`SpecInvalid`."""
     with pytest.raises(creche.SpecInvalid):
