@@ -29,11 +29,6 @@ def log_slow_handler(path: str, incarnation: int, message: str, seconds: float, 
     _log.warning("%s#%d: the handler of %s has been at work for %.3g s\n%s", path, incarnation, message, seconds, stack)
 
 
-def log_stalled_loop(text: str) -> None:
-    """Log to the same logger that the event loop stands still. May be called from any thread."""
-    _log.warning("%s", text)
-
-
 class _Unraisable:
     """The shape that `sys.unraisablehook` takes; CPython's own type cannot be constructed."""
 

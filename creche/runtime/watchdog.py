@@ -32,7 +32,7 @@ import trio
 from . import events
 from .checks import require, require_number
 from .errors import SpecInvalid
-from .unraisable import log_stalled_loop, report_unraisable
+from .unraisable import report_unraisable
 
 if TYPE_CHECKING:
     from .node import Node
@@ -53,10 +53,10 @@ class Watchdog:
         For how many seconds nothing may come to a checkpoint. Real time.
     report
         Called with a text for people as soon as a stall is noticed, in the watchdog's thread: it must not touch Trio.
-        Default: a warning on the standard library's logger ``creche``.
+        Default: it is printed to standard error, for a log whose writer is an actor stands still as well.
     """
 
-    stall_after: float = 1.0
+    stall_after: float = 2.0
     report: Callable[[str], object] | None = None
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class WatchdogThread:
             return _NOBODY
 
     def _report(self, text: str) -> None:
-        report = self._rules.report or log_stalled_loop
+        report = self._rules.report or _print
         try:
             report(text)
         except Exception as error:
@@ -143,6 +143,11 @@ class WatchdogThread:
         hub = self._runtime.events
         if hub.on:
             hub.emit(events.LoopStalled(trio.current_time(), path, incarnation, message, seconds, stack))
+
+
+def _print(text: str) -> None:
+    sys.stderr.write(f"creche: {text}\n")
+    sys.stderr.flush()
 
 
 def _at(path: str, message: str) -> str:

@@ -256,6 +256,32 @@ async def test_a_planned_end_that_becomes_a_crash_hands_nothing_over(autojump_cl
         assert (await till.ask.add(), await till.ask.life()) == (1, 2)
 
 
+async def test_a_crash_on_the_way_to_a_planned_end_hands_nothing_over(autojump_clock: MockClock) -> None:
+    """The message in hand crashes while its group is being restarted, or after `exit` has been called."""
+    tills = [creche.child(Till, []).options(name=name) for name in ("a", "b")]
+    root = creche.supervisor("root", *tills, strategy="one_for_all", intensity=creche.Intensity(10, 1000))
+    async with creche.open_runtime("test", root=root) as runtime, trio.open_nursery() as nursery:
+        a, b = (reach(runtime, f"root/{name}", Till) for name in ("a", "b"))
+        await b.ask.add()
+
+        async def crash_late(actor: Probe) -> None:
+            await trio.sleep(1)
+            raise Boom("while it is being paused")
+
+        async def exit_and_crash(actor: Probe) -> None:
+            actor.context.exit()
+            raise Boom("after all")
+
+        late = asking(nursery, b.ask.run, crash_late)
+        await settle()
+        runtime.kill(a, "a reason to restart the group")
+        assert await late.settled() == "OutcomeUnknown"
+        assert (await b.ask.add(), await b.ask.life()) == (1, 2)
+        with pytest.raises(creche.OutcomeUnknown):
+            await b.ask.run(exit_and_crash)
+        assert (await b.ask.add(), await b.ask.life()) == (1, 3)
+
+
 async def test_what_is_handed_over_is_asked_for_by_its_type(autojump_clock: MockClock) -> None:
     """Another one is a TypeError; after the start there is nothing any more."""
     async with creche.open_runtime("test") as runtime:

@@ -23,6 +23,9 @@ _LINES: dict[type[events.Event], tuple[int, str]] = {
     events.Escalated: (ERROR, "supervisor gave up"),
     events.Unstopped: (ERROR, "actor did not stop"),
     events.Stuck: (ERROR, "actor stuck"),
+    events.HandlerSlow: (WARNING, "handler is slow"),
+    events.LoopStalled: (WARNING, "event loop stood still"),
+    events.HandoverFailed: (ERROR, "actor could not hand over"),
     events.BadStop: (ERROR, "actor failed while it was stopped"),
     events.DeadLetter: (WARNING, "message never handled"),
 }

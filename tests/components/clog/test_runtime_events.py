@@ -45,6 +45,9 @@ class Fragile(creche.Actor):
         (events.Overflowed(*AT, message="m", policy="reject"), DEBUG, "Overflowed"),
         (events.Stuck(*AT, stack="s"), ERROR, "actor stuck"),
         (events.Unstopped(*AT, stack="s"), ERROR, "actor did not stop"),
+        (events.HandlerSlow(*AT, message="m", seconds=2.0, stack="s"), WARNING, "handler is slow"),
+        (events.LoopStalled(*AT, message="m", seconds=2.0, stack="s"), WARNING, "event loop stood still"),
+        (events.HandoverFailed(*AT, error="E: x", detail="trace"), ERROR, "actor could not hand over"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, events.Event) else "",
 )
