@@ -37,6 +37,10 @@ class System:
         """See `Ambient`."""
         return time.perf_counter()
 
+    def processor(self) -> float:
+        """Seconds that all threads of this process have been at work. For the watchdog, which a run never has."""
+        return time.process_time()
+
     def randbits(self, k: int) -> int:
         """See `Ambient`."""
         return secrets.randbits(k)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from . import events
+from .ambient import System
 from .checks import require, require_number
 from .errors import SpecInvalid
 from .unraisable import report_unraisable
@@ -77,6 +77,7 @@ class WatchdogThread:
     def __init__(self, runtime: Runtime, rules: Watchdog) -> None:
         self._runtime = runtime
         self._rules = rules
+        self._system = System()
         self._token = trio.lowlevel.current_trio_token()
         self._loop_thread = threading.get_ident()
         self._answered = threading.Event()
@@ -101,12 +102,12 @@ class WatchdogThread:
 
     def _ask(self) -> None:
         self._answered.clear()
-        asked, used = time.monotonic(), time.process_time()
+        asked, used = self._system.stopwatch(), self._system.processor()
         self._token.run_sync_soon(self._answered.set)
         if self._answered.wait(self._rules.stall_after):
             return
-        late = time.monotonic() - asked - self._rules.stall_after
-        if late > _SLACK and time.process_time() - used < late / 2:
+        late = self._system.stopwatch() - asked - self._rules.stall_after
+        if late > _SLACK and self._system.processor() - used < late / 2:
             return  # the whole process has stood still: ask again
         stack = self._stack()
         path, incarnation, message = self._who()
@@ -114,10 +115,12 @@ class WatchdogThread:
             if late <= _SLACK:
                 return
             stack, (path, incarnation, message) = _UNKNOWN, _NOBODY
-        self._report(f"the event loop stands still for {time.monotonic() - asked:.1f} s{_at(path, message)}\n{stack}")
+        self._report(
+            f"the event loop stands still for {self._system.stopwatch() - asked:.1f} s{_at(path, message)}\n{stack}"
+        )
         self._answered.wait()
         if not self._over.is_set():
-            seconds = time.monotonic() - asked
+            seconds = self._system.stopwatch() - asked
             self._token.run_sync_soon(partial(self._tell, path, incarnation, message, seconds, stack))
 
     def _stack(self) -> str:
