@@ -34,7 +34,7 @@ from ...runtime.cell import Cell
 from ...runtime.context import BAGGAGE, PLACE
 from ...runtime.envelope import NEVER, Request
 from ...runtime.errors import ActorStopped, NotDelivered, OutcomeUnknown, RemoteError, StartFailed
-from ...runtime.handle import Handle
+from ...runtime.handling import EXIT
 from ...runtime.node import Node, Parent, Want
 from ...runtime.runtime import Runtime
 from ...runtime.slots import ReplySlot
@@ -96,6 +96,7 @@ class _Service:
         self._link = link
         self._scopes: dict[int, trio.CancelScope] = {}  # {ident of a message: of the task that waits for its answer}
         self._answered = trio.Event()
+        self._stopping = False  # the other process has asked for it
         self._trouble: tuple[str, str] | None = None  # the last error of the actor: one line, and its full text
 
     async def run(self, name: str, order: Frame) -> None:
@@ -113,12 +114,15 @@ class _Service:
                 await self._link.send(_could_not_start(failed))
                 return
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, nursery, runtime, handle)
+                cell = cast("_ServedCell", runtime.node_of(handle))
+                nursery.start_soon(self._listen, nursery, runtime, cell)
                 await self._link.send(frame(Kind.READY))
                 failure = await handle.wait_stopped()
                 while self._scopes:
                     self._answered = trio.Event()
                     await self._answered.wait()
+                if self._trouble is None and not (self._stopping or cell.leaves):
+                    await trio.sleep_forever()  # a SystemExit is on its way, which says more
                 await self._link.send(self._farewell(failure))
                 nursery.cancel_scope.cancel("the actor has ended")
 
@@ -132,8 +136,7 @@ class _Service:
         line, text = self._trouble
         return frame(Kind.CRASHED, 0, pack_error(RemoteError(line, text) if failure is None else failure, text))
 
-    async def _listen(self, nursery: trio.Nursery, runtime: Runtime, handle: Handle[Any]) -> None:
-        cell = cast("_ServedCell", runtime.node_of(handle))
+    async def _listen(self, nursery: trio.Nursery, runtime: Runtime, cell: _ServedCell) -> None:
         while True:
             came = await self._link.receive()
             if came.kind is Kind.CALL:
@@ -143,17 +146,19 @@ class _Service:
                 scope = self._scopes.get(came.ident)
                 if scope is not None:
                     scope.cancel("its caller has gone")
-            elif came.ident:
-                cell.ask_to(Want.DRAIN)
-                cell.cancel("the actor is being stopped")
             else:
-                nursery.start_soon(runtime.stop, handle)
+                self._stopping = True
+                if came.ident:
+                    cell.ask_to(Want.DRAIN)
+                    cell.cancel("the actor is being stopped")
+                else:
+                    nursery.start_soon(runtime.stop, cell)
 
     async def _serve(self, cell: _ServedCell, call: Frame) -> None:
         reply: list[Buffer] | None = frame(Kind.UNWOUND, call.ident)
         with self._scopes[call.ident]:
             reply = await self._outcome(cell, call)
-        if cell.ends:
+        if cell.leaves:
             await self._link.send(frame(Kind.LEAVING))
         if reply is not None:
             await self._link.send(reply)
@@ -204,6 +209,11 @@ class _ServedCell(Cell):
             request.deadline = trio.current_time() + left
             self.deadlines.push(NEVER, request)
         return await wait_task_rescheduled(request.abort)
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the actor has decided to end."""
+        return self._exiting == EXIT
 
     def defer(self) -> ReplySlot[Any]:
         self._must_be_answered("defer")

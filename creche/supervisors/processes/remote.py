@@ -57,9 +57,10 @@ class Reply:
         self.frame: Frame | None = None
 
     def settle(self, frame: Frame | None) -> None:
-        """It has come."""
-        self.frame = frame
-        self.came.set()
+        """The first one counts: an answer that has come stays one, though the process ends before it is looked at."""
+        if not self.came.is_set():
+            self.frame = frame
+            self.came.set()
 
 
 class Remote:
