@@ -32,9 +32,23 @@ from .dependencies import heed_dependencies
 from .envelope import NEVER
 from .errors import ActorStopped, CallFailed, IncarnationEnded, NotDelivered, SpecInvalid
 from .handle import Handle, Statistics
-from .handling import CUT, EXIT, Handling
+from .handling import BATCH, CUT, EXIT, Handling
 from .life import CRASHES_PER_PASS, NOT_YET
-from .node import Node, State, Want, full_text, one_line, unwrap, without_frames
+from .node import (
+    DOWN,
+    DRAIN,
+    NOTHING,
+    PAUSE,
+    SUSPENDED,
+    WAITING,
+    Node,
+    State,
+    Want,
+    full_text,
+    one_line,
+    unwrap,
+    without_frames,
+)
 from .unraisable import log_failed_handover
 from .waits import unsent
 
@@ -127,13 +141,13 @@ class Cell(Handling):
         # Reached also when a cancel of ours cut the exit short: the error that began the exit is the one that counts.
         return None if died_of is None else unwrap(died_of)
 
-    def _begin(self) -> None:
+    def _begin(self, now: float) -> None:
         if BAGGAGE.get() is not NO_BAGGAGE:
             BAGGAGE.set(NO_BAGGAGE)
         self._spoiled = self.stuck = False
         if self._next is not None:
             self._adopt(self._next)
-        super()._begin()
+        super()._begin(now)
 
     def _adopt(self, maker: ActorSpec[Any]) -> None:
         """From now on this is another spec's actor; path, mailbox and history stay."""
@@ -150,7 +164,7 @@ class Cell(Handling):
     def _is_ready(self) -> None:
         self._lose_patience_no_more()
         self._handed_over = None  # it has been looked at, or it never will be
-        if self.want is Want.NOTHING:
+        if self.want is NOTHING:
             self.refusal = None
         super()._is_ready()
 
@@ -266,7 +280,8 @@ class Cell(Handling):
                 self._mailbox.appends_below, self._mailbox.since = self._mailbox.at_rest, NEVER
                 await wait_task_rescheduled(self._unpark)
                 self._mailbox.appends_below = 0
-                self._mailbox.woken(trio.current_time())
+                if self._mailbox.queue:
+                    self._mailbox.woken(trio.current_time())
             if self._ending and self._over():
                 break  # told to end while it was idle: no scope is needed for that
             try:
@@ -281,12 +296,15 @@ class Cell(Handling):
                                 raise
                             failure = error
                         actor = None  # gone before its successor is constructed, and so is what the error holds
-                        self._crash_here(failure)
+                        now = trio.current_time()
+                        self._crash_here(failure, now)
                         del failure
-                        if self.streak % CRASHES_PER_PASS == 0:
+                        self._left -= BATCH // CRASHES_PER_PASS
+                        if self._left <= 0:
                             await checkpoint()
+                            self._left, now = BATCH, trio.current_time()
                         if self._may_come_up_here():
-                            self._begin()
+                            self._begin(now)
                             actor = self._come_up()
             except Exception as error:
                 if not self._answers_while_unwinding(error):
@@ -301,16 +319,16 @@ class Cell(Handling):
         """Whether a crash is that of the message in hand alone: no lifespan, background work, cancel or end beside."""
         return self._plain and not self._spoiled and not self._ending and self._companion is None
 
-    def _crash_here(self, failure: Exception) -> None:
+    def _crash_here(self, failure: Exception, now: float) -> None:
         failure = unwrap(failure)
         self._revoke_lease()
         self._lose_hand(failure)
-        self._after(failure)
+        self._after(failure, now)
 
     def _may_come_up_here(self) -> bool:
         # Spoiled: by a kill from whoever was told of the crash. It came too late, but the scope is cancelled.
         # Another spec may not be that of a plain actor.
-        return self.state is State.DOWN and self._may_start() and not self._spoiled and self._next is None
+        return self.state is DOWN and self._may_start() and not self._spoiled and self._next is None
 
     # ==============================================================================================
     # Ends
@@ -318,7 +336,7 @@ class Cell(Handling):
 
     def _went_down(self, delay: float) -> None:
         """Callers wait along with the actor, but not for ever."""
-        if self.want is Want.DRAIN or (self._plain and not delay and not self._held and self.want is Want.NOTHING):
+        if self.want is DRAIN or (self._plain and not delay and not self._held and self.want is NOTHING):
             return  # nobody is to wait any more, or the successor is there in this very step
         if self._patience is None:
             self._patience = Timer(self.deadlines, trio.current_time() + self.spec.down_wait, self._lose_patience)
@@ -394,12 +412,12 @@ class Cell(Handling):
         self._exiting = EXIT
         self._ending = True
         self.wake()
-        if want is Want.DRAIN:
+        if want is DRAIN:
             self.finalize(None)
         else:
-            self._held = want is Want.PAUSE
+            self._held = want is PAUSE
             self._went_down(0.0)
-            self.move(State.WAITING if self._held else State.SUSPENDED)
+            self.move(WAITING if self._held else SUSPENDED)
         return True
 
     def ask_to(self, want: Want) -> None:

@@ -36,7 +36,7 @@ from .errors import CallFailed, Killed, NotDelivered, NotDeliveredReason, Outcom
 from .flights import Activity, Flights
 from .intake import Intake
 from .life import NOT_YET
-from .node import Want, stack_of, unwrap
+from .node import DRAIN, NOTHING, Want, stack_of, unwrap
 from .unraisable import log_unseen_crash
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ MOST_GUESTS = 64
 class Handling(Intake):
     """A node that handles messages. What comes before and after its incarnations is in `cell`."""
 
-    __slots__ = ("_actor", "_cast_in_hand", "_companion", "_current", "_scope", "_spoiled", "handled", "stuck")
+    __slots__ = ("_actor", "_cast_in_hand", "_companion", "_current", "_left", "_scope", "_spoiled", "handled", "stuck")
 
     def __init__(self, runtime: Runtime, parent: Parent, name: str, options: ChildOptions, cls: type[Actor]) -> None:
         super().__init__(runtime, parent, name, options, cls)
@@ -71,6 +71,7 @@ class Handling(Intake):
         self._actor: Actor | None = None  # of the present incarnation, if it lets calls in
         self._current: Request | None = None
         self._cast_in_hand: MessageSpec | None = None
+        self._left = BATCH  # as of the last crash: until others have to be let run
         self._companion: Companion | None = None
 
     @abstractmethod
@@ -90,7 +91,7 @@ class Handling(Intake):
             self._actor = actor
         item: Cast | Request
         value: Any
-        left = BATCH
+        left = self._left
         while not self._ending or await self._attend():
             if not queue:
                 item, value = _NOTHING, None  # an idle actor holds nothing of its last message
@@ -122,6 +123,7 @@ class Handling(Intake):
                             await coroutine
                         except Exception as error:
                             if not self._put_aside(error, item) and as_answer(self.path, spec, error) is None:
+                                self._left = left
                                 raise
                         self._cast_in_hand = None
                         self.handled += 1
@@ -157,6 +159,7 @@ class Handling(Intake):
                         if not self._put_aside(error, item):
                             answer = as_answer(self.path, spec, error)
                             if answer is None:
+                                self._left = left
                                 raise
                             item.answer(answer)
                     else:
@@ -167,8 +170,8 @@ class Handling(Intake):
                 return
             left -= 1
             if not left:
-                await self._let_others_run()
                 left = BATCH
+                await self._let_others_run()
 
     async def _let_others_run(self) -> None:
         """What they send meanwhile comes in one pass: it needs no more than one mark."""
@@ -240,14 +243,14 @@ class Handling(Intake):
         """Whether no further message is to be taken."""
         if not self._ending or not self.ends:
             return False
-        if self._condemned is not None or self._exiting or self.want is not Want.DRAIN:
+        if self._condemned is not None or self._exiting or self.want is not DRAIN:
             return True
         return not self._mailbox and not self._in_flight() and not self.stashed
 
     @property
     def ends(self) -> bool:
         """Whether this incarnation has been told to end, in whatever way."""
-        return self.want is not Want.NOTHING or bool(self._exiting) or self._condemned is not None
+        return self.want is not NOTHING or bool(self._exiting) or self._condemned is not None
 
     async def _attend(self) -> bool:
         """There is something besides mail. False: leave the loop."""
@@ -355,7 +358,8 @@ class Handling(Intake):
         """
         told = self._fail_current(failure)
         self._current = self._actor = None
-        self.unstash_all()
+        if self._stash is not None:
+            self.unstash_all()
         spec, self._cast_in_hand = self._cast_in_hand, None
         if spec is not None:
             self.dead_letter(spec.name, "crash")
@@ -381,7 +385,7 @@ class Handling(Intake):
     def _tell_unseen(self, failure: BaseException) -> None:
         """Neither a caller nor a hook is told of this crash. A start that fails is told, and so is who kills."""
         starts = self.incarnation == 1 and self._ready_at == NOT_YET
-        if self.want is Want.NOTHING and not starts and not isinstance(failure, Killed):
+        if self.want is NOTHING and not starts and not isinstance(failure, Killed):
             log_unseen_crash(self.path, self.incarnation, failure)
 
     def _refuse_calls(self, reason: NotDeliveredReason, retry_after: float | None) -> None:

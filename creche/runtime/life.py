@@ -26,7 +26,27 @@ from trio.lowlevel import Abort, checkpoint, current_task, wait_task_rescheduled
 from . import events
 from .deadlines import Timer
 from .errors import IncarnationEnded
-from .node import ALIVE, Node, State, Verdict, Want, full_text, one_line
+from .node import (
+    AGAIN,
+    ALIVE,
+    DOWN,
+    DRAIN,
+    NOTHING,
+    PARK,
+    PAUSE,
+    REGROUP,
+    RUNNING,
+    STARTING,
+    STOPPED,
+    SUSPEND,
+    WAITING,
+    Node,
+    State,
+    Verdict,
+    Want,
+    full_text,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from .node import Parent
@@ -100,13 +120,13 @@ class Life(Node):
         life._task = current_task()
         try:
             while life._may_start() or await life._admitted():
-                life._begin()
+                life._begin(trio.current_time())
                 try:
                     failure = await life._incarnation()
                 except Exception as error:
                     failure = life._crash_or_bug(error)
                 if life.state in ALIVE:  # else its end has been judged in the moment when it came
-                    life._after(await life._wind_up(failure))
+                    life._after(await life._wind_up(failure), trio.current_time())
                 del failure  # this frame is in its traceback: together they would make a cycle at each crash
                 if life.state in _DOWN and life.streak % CRASHES_PER_PASS == 0:
                     # Whatever crashes in a row and awaits nothing in between must not starve the others.
@@ -146,24 +166,24 @@ class Life(Node):
         return self._restart_at == NOT_YET or trio.current_time() >= self._restart_at
 
     def _is_done(self) -> bool:
-        return self.want >= Want.SUSPEND or self.state is State.STOPPED
+        return self.want >= SUSPEND or self.state is STOPPED
 
-    def _begin(self) -> None:
+    def _begin(self, now: float) -> None:
         self.incarnation += 1
-        self._began = trio.current_time()
+        self._began = now
         self._ready_at = NOT_YET
         self._condemned = None
         self._exiting = False
-        self._ending = self.want is not Want.NOTHING
-        if self.state is not State.STARTING:
-            self.move(State.STARTING)
+        self._ending = self.want is not NOTHING
+        if self.state is not STARTING:
+            self.move(STARTING)
         if self.runtime.events.on:
             self.emit(events.Started)
 
     def _is_ready(self) -> None:
         self._ready_at = trio.current_time()
-        if self.state is State.STARTING:
-            self.move(State.RUNNING)
+        if self.state is STARTING:
+            self.move(RUNNING)
         self.parent.child_is_ready(self)
         if self.runtime.events.on:
             self.emit(events.Ready, self._ready_at - self._began)
@@ -184,55 +204,55 @@ class Life(Node):
 
     # --- ends -------------------------------------------------------------------------------------
 
-    def _after(self, failure: Exception | None) -> None:
+    def _after(self, failure: Exception | None, now: float) -> None:
         """The incarnation has ended: what comes next? Synchronous: nothing can come between a crash and its verdict."""
-        if self.want is not Want.NOTHING:
+        if self.want is not NOTHING:
             if failure is not None:
                 self.bad_stop(failure)
-            if self.want is not Want.DRAIN:
+            if self.want is not DRAIN:
                 self._went_down(0.0)
-            if self.want is Want.PAUSE:
-                self.move(State.WAITING)
+            if self.want is PAUSE:
+                self.move(WAITING)
         elif failure is None and self._exiting and self.spec.restart != "permanent":
             self.finalize(None)
         else:
             self._condemned = (
                 IncarnationEnded(self.path) if failure is None else failure
             )  # by this, and by nothing else
-            self._crash(self._condemned)
+            self._crash(self._condemned, now)
             self._condemned = None
 
-    def _crash(self, failure: Exception) -> None:
-        now = trio.current_time()
+    def _crash(self, failure: Exception, now: float) -> None:
         was_healthy = self._ready_at != NOT_YET and now - self._ready_at >= self.spec.backoff.reset_after
         self.streak = 1 if was_healthy else self.streak + 1
         self.remember(failure, now)
         if self.runtime.events.on:
             self.emit(events.Crashed, one_line(failure), full_text(failure), self.queued)
-        self.will_move_because_of(failure)
+        if self._onlookers is not None:
+            self.will_move_because_of(failure)
         verdict, delay = self.parent.child_crashed(self, failure, now)
-        if verdict is Verdict.STOP:
+        if verdict in AGAIN:
+            self._go_down(verdict, now, delay)
+        elif verdict is Verdict.STOP:
             self.finalize(failure)
-        elif verdict is Verdict.SUSPEND:
+        else:
             self.want = max(self.want, Want.SUSPEND)
             self._went_down(0.0)
-        else:
-            self._go_down(verdict, now, delay)
 
     def _go_down(self, verdict: Verdict, now: float, delay: float) -> None:
         self.restarts += 1
         self._restart_at = now + delay if delay else NOT_YET
-        self._held = verdict is Verdict.REGROUP
+        self._held = verdict is REGROUP
         if delay and not self._held:
             Timer(self.runtime.deadlines, self._restart_at, self.wake)
         self._went_down(delay)
-        if verdict is Verdict.PARK:
+        if verdict is PARK:
             self.move(State.PARKED)
             self.refuse_as_parked(self)
         else:
-            self.move(State.WAITING if self._held else State.DOWN)
+            self.move(WAITING if self._held else DOWN)
         if self.runtime.events.on:
-            kind = events.Parked if verdict is Verdict.PARK else events.Restarting
+            kind = events.Parked if verdict is PARK else events.Restarting
             self.emit(kind, delay, self.restarts)
 
     def bad_stop(self, failure: Exception) -> None:
@@ -243,13 +263,13 @@ class Life(Node):
 
     def finalize(self, cause: Exception | None) -> None:
         """See `Node`."""
-        if self.state is State.STOPPED:
+        if self.state is STOPPED:
             return
         self._ended(cause)
         if self.runtime.events.on:
             self.emit(events.Stopped, "" if cause is None else one_line(cause))
         self.will_move_because_of(cause)
-        self.move(State.STOPPED)
+        self.move(STOPPED)
 
     # --- control ----------------------------------------------------------------------------------
 

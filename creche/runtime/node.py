@@ -70,6 +70,13 @@ class Want(enum.IntEnum):
     DRAIN = 3  # finish the mail, then end for good
 
 
+# Members as plain names, for what runs at each start, crash and end: on Python 3.11 one that is read from its class
+# takes 50 ns, and a restart reads twenty (measured).
+STARTING, RUNNING, DOWN, WAITING = _S.STARTING, _S.RUNNING, _S.DOWN, _S.WAITING
+SUSPENDED, STOPPED = _S.SUSPENDED, _S.STOPPED
+NOTHING, PAUSE, SUSPEND, DRAIN = Want
+
+
 class Verdict(enum.Enum):
     """A supervisor's answer to a crash."""
 
@@ -78,6 +85,9 @@ class Verdict(enum.Enum):
     PARK = "park"  # it has crashed too often: try it again after a longer delay
     SUSPEND = "suspend"  # the supervisor itself is going down
     STOP = "stop"  # this child is done
+
+
+RESTART, REGROUP, PARK = AGAIN = Verdict.RESTART, Verdict.REGROUP, Verdict.PARK  # there is to be a successor
 
 
 class Parent(Protocol):
@@ -261,7 +271,7 @@ class Node(ABC):
             self._changed = None
         if self._onlookers is not None:
             self._tell(self._onlookers, to)
-        if to is _S.STOPPED:
+        if to is STOPPED:
             self.parent.child_stopped(self)
 
     async def wait_for(self, *states: State) -> State:

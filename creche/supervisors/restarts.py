@@ -28,7 +28,7 @@ import trio
 from ..runtime import events
 from ..runtime.deadlines import Timer
 from ..runtime.errors import Crashes, IntensityExceeded, StartFailed, Unavailable
-from ..runtime.node import Node, Parent, State, Verdict, one_line
+from ..runtime.node import RESTART, Node, Parent, State, Verdict, one_line
 from .budget import Budget
 from .groups import Groups
 
@@ -89,7 +89,7 @@ class Restarts(Groups):
         if weather is not None:
             delay = max(delay, weather.retry_after or 0.0)
         if group is None or (len(group) == 1 and not joins and self.rules.strategy == "dependents"):
-            return Verdict.RESTART, delay
+            return RESTART, delay
         self._join_group(group, delay)
         return Verdict.REGROUP, delay
 

@@ -308,13 +308,21 @@ MUTANTS = (
         ("tests/core/test_lives.py", "tests/core/test_traps.py"),
     ),
     Mutant(
+        "an actor that crashes in a loop lets nobody run",
+        CELL,
+        """
+-                        self._left -= BATCH // CRASHES_PER_PASS
+""",
+        ("tests/supervisors/test_restarts.py",),
+    ),
+    Mutant(
         "an actor that was stopped while it crashed is restarted",
         LIFE,
         """
--        if self.want is not Want.NOTHING:
+-        if self.want is not NOTHING:
 -            if failure is not None:
 -                self.bad_stop(failure)
-+        if self.want is not Want.NOTHING and failure is None:
++        if self.want is not NOTHING and failure is None:
 """,
         (FUZZ, "tests/supervisors"),
     ),
@@ -409,7 +417,7 @@ MUTANTS = (
         LIFE,
         """
 -        self.will_move_because_of(cause)
-         self.move(State.STOPPED)
+         self.move(STOPPED)
 """,
         ("tests/core/test_monitors.py",),
     ),
@@ -445,8 +453,9 @@ MUTANTS = (
         "stashed messages die with their incarnation",
         HANDLING,
         """
-         self._current = self._actor = None
--        self.unstash_all()
+-            self.unstash_all()
++            pass
+         spec, self._cast_in_hand = self._cast_in_hand, None
 """,
         (FUZZ, "tests/core/test_stash.py"),
     ),
