@@ -23,7 +23,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 .PHONY: help
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
-		printf '  make %-8s %s\n' "$$name" "$$text"; \
+		printf '  make %-18s %s\n' "$$name" "$$text"; \
 	done
 
 .PHONY: demo
@@ -56,6 +56,10 @@ types: $(INSTALLED) ## check types with mypy and pyright
 .PHONY: bench
 bench: $(INSTALLED) ## measure the core and print a table
 	$(PY) -m benchmarks.core $(ARGS)
+
+.PHONY: bench-supervision
+bench-supervision: $(INSTALLED) ## measure supervision, and what becomes of messages under kills
+	$(PY) -m benchmarks.supervision $(ARGS)
 
 .PHONY: mutants
 mutants: $(INSTALLED) ## plant faults in a copy of the core; the tests must catch each

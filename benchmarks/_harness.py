@@ -28,7 +28,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -69,6 +69,10 @@ class Probe:
     run: Callable[[Size], Sequence[float]]
     once: bool = False  # deterministic and slow: the first round's value stands for all
 
+    def of(self, part: str) -> Probe:
+        """The same, its figures named after a part: those of two parts may have the same names."""
+        return replace(self, figures=tuple(f"{part}.{figure}" for figure in self.figures))
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -79,6 +83,10 @@ class Row:
     under: str
     goal: float | None
     text: str
+
+    def of(self, part: str) -> Row:
+        """The same of such figures."""
+        return Row(f"{part}.{self.name}", f"{part}.{self.over}", f"{part}.{self.under}", self.goal, self.text)
 
 
 @dataclass(slots=True)
@@ -241,10 +249,15 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def print_json(results: Sequence[Result | Blank], size: Size, facts: Mapping[str, object]) -> None:
-    """``{"machine": {...}, "rounds": N, "rows": {row: {"value", "goal", "met", "iqr", "figures", "text"}}}``."""
+def print_json(
+    results: Sequence[Result | Blank], size: Size, facts: Mapping[str, object], **more: Sequence[Mapping[str, object]]
+) -> None:
+    """``{"machine": {...}, "rounds": N, "rows": {row: {"value", "goal", "met", "iqr", "figures", "text"}}}``.
+
+    `more` is what a program has to tell besides rows.
+    """
     rows = {result.row.name: result.as_json() for result in results}
-    print(json.dumps({"machine": facts, "rounds": size.rounds, "rows": rows}, indent=2))
+    print(json.dumps({"machine": facts, "rounds": size.rounds, "rows": rows, **more}, indent=2))
 
 
 def print_table(results: Sequence[Result | Blank]) -> None:

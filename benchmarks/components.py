@@ -17,17 +17,6 @@ from . import _harness as harness
 from . import cache, clog, db, mq, uid
 from ._harness import Probe, Row
 
-
-def named(component: str, probe: Probe) -> Probe:
-    """The figures of two components may have the same name."""
-    return dataclasses.replace(probe, figures=tuple(f"{component}.{figure}" for figure in probe.figures))
-
-
-def named_row(component: str, row: Row) -> Row:
-    names = {field: f"{component}.{getattr(row, field)}" for field in ("name", "over", "under")}
-    return Row(names["name"], names["over"], names["under"], row.goal, row.text)
-
-
 COMPONENTS: dict[str, tuple[Sequence[Probe], Sequence[Row]]] = {
     "clog": (clog.PROBES, clog.ROWS),
     "uid": (uid.PROBES, uid.ROWS),
@@ -35,8 +24,8 @@ COMPONENTS: dict[str, tuple[Sequence[Probe], Sequence[Row]]] = {
     "db": (db.probes(), db.ROWS),
     "mq": (mq.PROBES, mq.ROWS),
 }
-PROBES = [named(component, probe) for component, (probes, _) in COMPONENTS.items() for probe in probes]
-ROWS = [named_row(component, row) for component, (_, rows) in COMPONENTS.items() for row in rows]
+PROBES = [probe.of(component) for component, (probes, _) in COMPONENTS.items() for probe in probes]
+ROWS = [row.of(component) for component, (_, rows) in COMPONENTS.items() for row in rows]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
