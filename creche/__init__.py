@@ -19,6 +19,8 @@ from .runtime.configuration import load_config as load_config
 from .runtime.configuration import read_configuration as read_configuration
 from .runtime.context import current_deadline as current_deadline
 from .runtime.context import current_runtime as current_runtime
+from .runtime.dead_letters import DeadLetters as DeadLetters
+from .runtime.dead_letters import LostMessage as LostMessage
 from .runtime.errors import ActorStopped as ActorStopped
 from .runtime.errors import CallCycle as CallCycle
 from .runtime.errors import CallFailed as CallFailed

@@ -29,6 +29,7 @@ F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 # Names that the runtime gives a meaning of its own. They are overridden, not sent.
 RESERVED = frozenset({"context", "lifespan", "config", "validate", "apply", "handover", "dependency_changed"})
+ATTEMPTS = 3  # one may be bad luck, such as a kill; what dies three times dies of the message itself
 _OPTIONS = "__creche_message__"
 _ON_CRASH = "__creche_on_crash__"
 
@@ -44,6 +45,8 @@ class MessageOptions:
     batch: int | None = None
     slow_after: float | None = None
     reentrant: bool = False
+    idempotent: bool = False
+    attempts: int | None = None
 
     def __post_init__(self) -> None:
         if self.on_caller_gone not in ("finish", "cancel"):
@@ -54,12 +57,23 @@ class MessageOptions:
         for name, count in (("concurrency", self.concurrency), ("limit", self.batch)):
             if count is not None and not (type(count) is int and count >= 1):
                 raise SpecInvalid(name, count, "use a whole number, 1 or more")
-        if type(self.reentrant) is not bool:
-            raise SpecInvalid("reentrant", self.reentrant, "True or False")
+        for name, flag in (("reentrant", self.reentrant), ("idempotent", self.idempotent)):
+            if type(flag) is not bool:
+                raise SpecInvalid(name, flag, "True or False")
+        self._check_attempts()
         if self.slow_after is not None:
             require_seconds("slow_after", self.slow_after, above_zero=True)
         if self.key is not None and not callable(self.key):
             raise SpecInvalid("key", self.key, "pass a function that takes the message's arguments and returns its key")
+
+    def _check_attempts(self) -> None:
+        if self.attempts is not None and not self.idempotent:
+            raise SpecInvalid("attempts", self.attempts, "only what is declared idempotent=True is tried again")
+        if self.attempts is not None and not (type(self.attempts) is int and self.attempts >= 2):
+            raise SpecInvalid("attempts", self.attempts, "a whole number, 2 or more: the first attempt counts")
+        if self.idempotent and (self.concurrency is not None or self.reentrant):
+            beside = "concurrency" if self.concurrency is not None else "reentrant"
+            raise SpecInvalid("idempotent", True, f"only what is handled alone is tried again: leave out {beside}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +88,8 @@ class MessageSpec:
     key: Callable[..., Hashable] | None = None
     slow_after: float | None = None
     reentrant: bool = False
-    special: bool = False  # not for the loop itself: concurrent or batched
+    special: bool = False  # not for the loop itself: concurrent, batched or idempotent
+    attempts: int = 0  # how often it may be handled; 0: once
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +108,8 @@ def message(
     key: Callable[..., Hashable] | None = None,
     slow_after: float | None = None,
     reentrant: bool = False,
+    idempotent: bool = False,
+    attempts: int | None = None,
 ) -> Callable[[F], F]:
     """Declare options of one message.
 
@@ -121,6 +138,13 @@ def message(
         otherwise be a `CallCycle`: it is handled in a task of its own while that message waits for it. All other calls
         wait their turn as ever. What the waiting handler has read may have changed after its await. For calls through
         handles of actors; `Handle.call_many` and pools let nothing in. At most 64 may be in an actor at once.
+    idempotent
+        To handle it twice does what handling it once does. So if the incarnation dies with it in hand, it is not lost:
+        the next incarnation, or in a pool another worker, handles it first. Its caller waits on, and may leave as ever.
+        Not for messages with `concurrency` or `reentrant`; one whose reply slot has been taken is not tried again.
+    attempts
+        How often it may be handled, the first time included. When the last one dies too the message is poison: its
+        caller gets `OutcomeUnknown` with the `causes` of all, and it is a dead letter. Default: 3.
 
     Raises
     ------
@@ -128,7 +152,16 @@ def message(
         An option has a value that it cannot take.
     """
     declared = raises if isinstance(raises, tuple) else (raises,)
-    options = MessageOptions(on_caller_gone, declared, concurrency, key, slow_after=slow_after, reentrant=reentrant)
+    options = MessageOptions(
+        on_caller_gone,
+        declared,
+        concurrency,
+        key,
+        slow_after=slow_after,
+        reentrant=reentrant,
+        idempotent=idempotent,
+        attempts=attempts,
+    )
 
     def mark(function: F) -> F:
         setattr(function, _OPTIONS, options)
@@ -329,7 +362,8 @@ def _row(name: str, options: MessageOptions | None, inherited: MessageSpec | Non
             key=options.key,
             slow_after=options.slow_after,
             reentrant=options.reentrant,
-            special=options.concurrency is not None or options.batch is not None,
+            special=options.concurrency is not None or options.batch is not None or options.idempotent,
+            attempts=(options.attempts or ATTEMPTS) if options.idempotent else 0,
         )
     if inherited is None or inherited.batch:  # what overrides a batched message without saying so takes one at a time
         return MessageSpec(name)

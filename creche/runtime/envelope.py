@@ -13,6 +13,7 @@ objects make the garbage collector the bottleneck.
        │               ▼                             │                    │
        └───────────▶ SETTLED ◀───────────────────────┴────────────────────┘
 
+* RUNNING, and the incarnation dies: QUEUED again, at the head, if the message is declared idempotent. See `attempts`.
 * QUEUED, caller gone or time over: revoked. It stays in the mailbox as a tombstone and never runs.
 * RUNNING, caller gone: "finish" settles at once and the handler's reply finds nobody; "cancel" cancels the handler
   and settles when it has unwound (CANCELLING), or after `unwind_grace`, when the cell is declared stuck.
@@ -36,6 +37,7 @@ import trio
 from trio.lowlevel import reschedule
 
 from .actor import MessageSpec
+from .attempts import Causes, TriedCast, given_up, is_last, one_more
 from .context import Baggage
 from .errors import CallFailed, DeadlineExceeded, OutcomeUnknown
 from .node import own_copy
@@ -56,11 +58,12 @@ Cast = tuple[MessageSpec, tuple[Any, ...], Mapping[str, Any], Baggage, float]
 
 
 class _Rare:
-    """What most requests never have: a deadline, a handler that must be cancelled or has a task, a deferred reply."""
+    """What most requests never have: a handler that must be cancelled or has a task, a deferred reply, attempts."""
 
-    __slots__ = ("activity", "entries", "flight", "grace_until", "raise_cancel")
+    __slots__ = ("activity", "causes", "entries", "flight", "grace_until", "raise_cancel")
 
     def __init__(self) -> None:
+        self.causes: Causes = ()  # what its attempts died of, see `attempts`
         self.activity: Activity | None = None
         self.entries = 0  # in the deadline heap, besides that of the deadline; -1: that one has been taken out
         self.flight: Flight | None = None
@@ -131,9 +134,35 @@ class Request(outcome.Outcome[Any]):
 
     def fail(self, error: CallFailed, cause: BaseException | None = None) -> None:
         """It will not be answered. `error` is made for this caller."""
+        causes = self.causes
+        if causes:
+            error = given_up(error, cause, causes)
+            cause = cause or causes[-1]
         error.__cause__ = cause
         self._land()
         self._settle(None, error)
+
+    def next_attempt(self, failure: Exception) -> bool:
+        """Its incarnation has died with it in hand. True: it waits again, and `failure` was the end of an attempt."""
+        if self.state != RUNNING or is_last(self.spec, self.causes):
+            return False
+        self._rarely().causes = one_more(self.causes, failure)
+        self.state = QUEUED
+        return True
+
+    @property
+    def causes(self) -> Causes:
+        """What the attempts at it died of so far."""
+        return () if self._rare is None else self._rare.causes
+
+    def as_cast(self) -> Cast:
+        """What was sent, for whoever keeps it when its caller has been told."""
+        item = (self.spec, self.args, self.kwargs, self.baggage, NEVER)
+        if not self.causes:
+            return item
+        made = TriedCast(item)
+        made.causes = self.causes
+        return made
 
     def put_aside(self) -> bool:
         """Its handler has not handled it. False if nobody waits for it any more."""
@@ -254,7 +283,7 @@ class Request(outcome.Outcome[Any]):
             self._out_of_time(rare.flight)
 
     def _out_of_time(self, flight: Flight | None) -> None:
-        delivered = self.state > SPILLED and (flight is None or flight.begun)
+        delivered = (self.state > SPILLED and (flight is None or flight.begun)) or bool(self.causes)
         if self.state == DEFERRED:
             self.state = RUNNING  # the caller goes, the flight goes on
         self._settle(None, DeadlineExceeded(self.cell.path, delivered))

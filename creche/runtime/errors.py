@@ -95,10 +95,19 @@ class OutcomeUnknown(CallFailed):
     """The handler had begun when its incarnation died: the effect may or may not have happened.
 
     `__cause__` is the crash. Retry only what is idempotent. Contrast `NotDelivered`.
+
+    Of a message that is declared idempotent and has been tried more than once, or was to be, `causes` says what each
+    attempt died of, oldest first and without tracebacks; else it is empty.
     """
 
-    def __init__(self, path: str, detail: str = "outcome unknown: the actor died while handling the message") -> None:
+    def __init__(
+        self,
+        path: str,
+        detail: str = "outcome unknown: the actor died while handling the message",
+        causes: tuple[Exception, ...] = (),
+    ) -> None:
         super().__init__(path, detail)
+        self.causes = causes
 
 
 class ActorStopped(CallFailed):

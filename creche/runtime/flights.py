@@ -43,14 +43,21 @@ if TYPE_CHECKING:
 class Flight:
     """A message whose answer will come later. Without a request: a cast, or a call whose caller had gone before."""
 
-    __slots__ = ("_flights", "baggage", "begun", "deadline", "open", "request", "spec")
+    __slots__ = ("_flights", "baggage", "begun", "cast", "deadline", "open", "request", "spec")
 
     def __init__(
-        self, flights: Flights, spec: MessageSpec, request: Request | None, baggage: Baggage, deadline: float = NEVER
+        self,
+        flights: Flights,
+        spec: MessageSpec,
+        request: Request | None,
+        baggage: Baggage,
+        deadline: float = NEVER,
+        cast: Cast | None = None,
     ) -> None:
         self._flights = flights
         self.spec = spec
         self.request = request
+        self.cast = cast
         self.baggage = baggage
         self.deadline = deadline
         self.begun = True
@@ -88,7 +95,8 @@ class Flight:
     def _lose(self, detail: str, cause: BaseException | None) -> None:
         cell = self._flights.cell
         if self.request is None:
-            cell.dead_letter(self.spec.name, "crash" if self.begun else "not_sent")
+            if self.cast is not None:
+                cell.dead_letter(self.cast, "crash" if self.begun else "not_sent", cause)
         elif self.begun:
             self.request.fail(OutcomeUnknown(cell.path, detail), cause)
         else:
@@ -125,6 +133,7 @@ class Activity:
         "_slot_taken",
         "_waits_for",
         "baggage",
+        "cast",
         "incarnation",
         "path",
         "request",
@@ -133,8 +142,11 @@ class Activity:
         "task",
     )
 
-    def __init__(self, cell: Handling, spec: MessageSpec, request: Request | None, baggage: Baggage) -> None:
+    def __init__(
+        self, cell: Handling, spec: MessageSpec, request: Request | None, baggage: Baggage, cast: Cast | None = None
+    ) -> None:
         self._cell = cell
+        self.cast = cast
         self.runtime: Runtime = cell.runtime
         self.path: str = cell.path
         self.incarnation: int = cell.incarnation
@@ -236,10 +248,10 @@ class Activity:
 
     def _refuse(self, error: TypeError) -> None:
         """The caller's arguments do not fit."""
-        if self.request is None:
-            self._cell.dead_letter(self.spec.name, "wrong arguments")
-        else:
+        if self.request is not None:
             self.request.answer(error)
+        elif self.cast is not None:
+            self._cell.dead_letter(self.cast, "wrong arguments")
 
 
 class Flights:
@@ -258,10 +270,10 @@ class Flights:
 
     # --- deferred replies -------------------------------------------------------------------------
 
-    def defer(self, spec: MessageSpec, request: Request | None) -> ReplySlot[Any]:
+    def defer(self, spec: MessageSpec, request: Request | None, cast: Cast | None) -> ReplySlot[Any]:
         """Take the reply slot of a message whose handler is running."""
         deadline = NEVER if request is None else request.deadline
-        return ReplySlot(Flight(self, spec, request, BAGGAGE.get(), deadline))
+        return ReplySlot(Flight(self, spec, request, BAGGAGE.get(), deadline, cast))
 
     def one_caller_left(self) -> None:
         """A batch is cancelled when nobody is left who wants it."""
@@ -321,19 +333,20 @@ class Flights:
                 flight.landed()
 
     def _item(self, spec: MessageSpec, message: Cast | Request) -> BatchItem[Any, Any] | None:
+        sent: Cast | None = None
         if isinstance(message, tuple):
-            _, args, kwargs, baggage, deadline = message
+            _, args, kwargs, baggage, deadline = sent = message
             request = None
         else:
             args, kwargs, baggage, deadline = message.args, message.kwargs, message.baggage, message.deadline
             request = message
             message.state = RUNNING
         if len(args) == 1 and not kwargs:
-            return BatchItem(Flight(self, spec, request, baggage, deadline), args[0])
-        if request is None:
-            self.cell.dead_letter(spec.name, "wrong arguments")
+            return BatchItem(Flight(self, spec, request, baggage, deadline, sent), args[0])
+        if isinstance(message, tuple):
+            self.cell.dead_letter(message, "wrong arguments")
         else:
-            request.answer(TypeError(f"{spec.name}() is batched: it takes one positional argument"))
+            message.answer(TypeError(f"{spec.name}() is batched: it takes one positional argument"))
         return None
 
     def batch_deadline(self) -> float:
@@ -351,7 +364,7 @@ class Flights:
         if self._expired(message):
             return False
         if isinstance(message, tuple):
-            activity = Activity(self.cell, spec, None, message[3])
+            activity = Activity(self.cell, spec, None, message[3], message)
         else:
             message.state = RUNNING
             activity = Activity(self.cell, spec, message, message.baggage)
@@ -375,7 +388,7 @@ class Flights:
         if deadline == NEVER or deadline > trio.current_time():
             return False
         if isinstance(item, tuple):
-            self.cell.dead_letter(item[0].name, "expired")
+            self.cell.dead_letter(item, "expired")
         else:
             item.too_late()
         return True
@@ -413,7 +426,8 @@ class Flights:
         for activity in self.running:
             request = activity.request
             if request is None:
-                self.cell.dead_letter(activity.spec.name, "crash")
+                if activity.cast is not None:
+                    self.cell.dead_letter(activity.cast, "crash", cause)
             elif request.live() and request.state != DEFERRED:
                 request.fail(OutcomeUnknown(self.cell.path), cause)
         self.running.clear()

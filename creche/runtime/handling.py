@@ -3,7 +3,8 @@
 Theory of operation
 -------------------
 The actor's task pops one message at a time, after a look at `_ending`: a message that is taken is a message in hand.
-The one in hand when the incarnation dies gets `OutcomeUnknown`; those still waiting stay, in order. Batched and
+The one in hand when the incarnation dies gets `OutcomeUnknown`, or, if it is declared idempotent, is the next one's
+first; those still waiting stay, in order. Batched and
 concurrent messages, and deferred replies, are in flight beside it: see `flights`. Timers and control messages have a
 lane of their own, see `agenda`; `_ending` makes the loop look at that, too. An incarnation that ends in an orderly way
 waits for what is in flight.
@@ -29,6 +30,7 @@ from . import events
 from .actor import Actor, MessageSpec
 from .agenda import Agenda
 from .answers import as_answer
+from .attempts import causes_of, is_last, tried
 from .companion import Companion
 from .context import BAGGAGE, NO_BAGGAGE, PLACE
 from .envelope import CANCELLING, DEFERRED, KEYED, NEVER, QUEUED, RUNNING, Cast, Request
@@ -70,7 +72,7 @@ class Handling(Intake):
         self._spoiled = False  # the message scope has been cancelled
         self._actor: Actor | None = None  # of the present incarnation, if it lets calls in
         self._current: Request | None = None
-        self._cast_in_hand: MessageSpec | None = None
+        self._cast_in_hand: Cast | None = None
         self._left = BATCH  # as of the last crash: until others have to be let run
         self._companion: Companion | None = None
 
@@ -116,9 +118,9 @@ class Handling(Intake):
                     try:
                         coroutine = getattr(actor, spec.name)(*item[1], **item[2])
                     except TypeError:
-                        self.dead_letter(spec.name, "wrong arguments")
+                        self.dead_letter(item, "wrong arguments")
                     else:
-                        self._cast_in_hand = spec
+                        self._cast_in_hand = item
                         try:
                             await coroutine
                         except Exception as error:
@@ -188,7 +190,7 @@ class Handling(Intake):
         """A cast that is not as plain as those that the loop handles itself."""
         spec, args, kwargs, baggage, expires = item
         if expires != NEVER and expires <= trio.current_time():
-            self.dead_letter(spec.name, "expired")
+            self.dead_letter(item, "expired")
             return
         if spec.special:
             await self._handle_special(actor, spec, item)
@@ -197,9 +199,9 @@ class Handling(Intake):
         try:
             coroutine = getattr(actor, spec.name)(*args, **kwargs)
         except TypeError:
-            self.dead_letter(spec.name, "wrong arguments")
+            self.dead_letter(item, "wrong arguments")
             return
-        self._cast_in_hand = spec
+        self._cast_in_hand = item
         try:
             await coroutine
         except Exception as error:
@@ -209,7 +211,10 @@ class Handling(Intake):
         self.handled += 1
 
     async def _handle_special(self, actor: Actor, spec: MessageSpec, item: Cast | Request) -> None:
-        """A message that has been taken and does not go through this task alone: see `flights`."""
+        """A message that has been taken and does not go through this task alone, see `flights`, or not once only."""
+        if spec.attempts:
+            await self._attempt(actor, spec, item)
+            return
         flights = self.flights()
         if spec.batch:
             self.handled += await flights.handle_batch(actor, spec, item, self._mailbox)
@@ -218,6 +223,45 @@ class Handling(Intake):
         else:
             self._mailbox.put_back(item)
             await self._park()  # until an activity has ended: order is kept
+
+    async def _attempt(self, actor: Actor, spec: MessageSpec, item: Cast | Request) -> None:
+        """Handle a message that is handed back if this incarnation dies with it in hand: see `_lose_hand`."""
+        request: Request | None = None
+        if isinstance(item, tuple):
+            _, args, kwargs, baggage, _ = self._cast_in_hand = item
+        else:
+            if item.deadline != NEVER and item.deadline <= trio.current_time():
+                item.too_late()
+                return
+            item.state = RUNNING
+            self._current = request = item
+            args, kwargs, baggage = item.args, item.kwargs, item.baggage
+        BAGGAGE.set(baggage)
+        try:
+            coroutine = getattr(actor, spec.name)(*args, **kwargs)
+        except TypeError as error:
+            self._refuse_arguments(item, error)
+        else:
+            try:
+                value = await coroutine
+            except Exception as error:
+                if not self._put_aside(error, item):
+                    answer = as_answer(self.path, spec, error)
+                    if answer is None:
+                        raise
+                    if request is not None:
+                        request.answer(answer)
+            else:
+                if request is not None:
+                    request.reply(value)
+        self._current = self._cast_in_hand = None
+        self.handled += 1
+
+    def _refuse_arguments(self, item: Cast | Request, error: TypeError) -> None:
+        if isinstance(item, tuple):
+            self.dead_letter(item, "wrong arguments")
+        else:
+            item.answer(error)
 
     def _put_aside(self, error: Exception, item: Cast | Request) -> bool:
         """Whether it is no error that has left the handler: it has put its message aside."""
@@ -356,18 +400,37 @@ class Handling(Intake):
 
         Its caller gets its own exception object; the crash is the cause.
         """
+        again = self._for_another_attempt(failure) if isinstance(failure, Exception) else None
         told = self._fail_current(failure)
         self._current = self._actor = None
         if self._stash is not None:
             self.unstash_all()
-        spec, self._cast_in_hand = self._cast_in_hand, None
-        if spec is not None:
-            self.dead_letter(spec.name, "crash")
+        if again is not None:
+            self.hand_back(again)
+        item, self._cast_in_hand = self._cast_in_hand, None
+        if item is not None:
+            poison = item[0].attempts and is_last(item[0], causes_of(item))
+            self.dead_letter(item, "poison" if poison else "crash", failure)
         companion, self._companion = self._companion, None
         if companion is not None:
             told = companion.end(failure) or told
         if not told and failure is not None and not self.runtime.events.on:
             self._tell_unseen(failure)
+
+    def _for_another_attempt(self, failure: Exception) -> Cast | Request | None:
+        """Take the message in hand out of it if it is to be handled once more; None: it dies with its incarnation."""
+        request, item = self._current, self._cast_in_hand
+        if request is not None and request.spec.attempts and self._has_successor() and request.next_attempt(failure):
+            self._current = None
+            return request
+        if item is None or not item[0].attempts or not self._has_successor() or is_last(item[0], causes_of(item)):
+            return None
+        self._cast_in_hand = None
+        return tried(item, failure)
+
+    def _has_successor(self) -> bool:
+        """Whether somebody may handle what this incarnation leaves behind."""
+        return self.want is not DRAIN
 
     def answer_for_hand(self, failure: BaseException | None) -> None:
         """The incarnation is dying and does not come to its end: who is in its hand is told now."""
@@ -379,6 +442,8 @@ class Handling(Intake):
         request = self._current
         if request is None or not request.live() or request.state == DEFERRED:
             return False
+        if request.spec.attempts and request.state == RUNNING and is_last(request.spec, request.causes):
+            self.dead_letter(request.as_cast(), "poison", failure)
         request.fail(OutcomeUnknown(self.path), failure)
         return True
 
@@ -443,14 +508,14 @@ class Handling(Intake):
         """See `ActorContext.defer`."""
         place = PLACE.get()
         if isinstance(place, Activity):
-            return self.flights().defer(place.spec, place.take_slot())
-        request, spec = (self._current, self._cast_in_hand) if place is self else (None, None)
+            return self.flights().defer(place.spec, place.take_slot(), place.cast)
+        request, item = (self._current, self._cast_in_hand) if place is self else (None, None)
         if request is not None and request.state != DEFERRED:
-            return self.flights().defer(request.spec, request)
-        if spec is None:
+            return self.flights().defer(request.spec, request, None)
+        if item is None:
             raise RuntimeError(f"{self.path}: there is no message in hand whose reply slot could be taken")
         self._cast_in_hand = None
-        return self.flights().defer(spec, None)
+        return self.flights().defer(item[0], None, item)
 
     def waiters(self) -> Iterator[Waiter]:
         """The handlers that are at work: of the message in hand, and of concurrent ones."""
@@ -471,8 +536,11 @@ class Handling(Intake):
     def _message_in_hand(self) -> str:
         flights = None if self._companion is None else self._companion.flights
         batch = None if flights is None else flights.batch
-        spec = batch[0].spec if batch else self._cast_in_hand if self._current is None else self._current.spec
-        return "" if spec is None else spec.name
+        if batch:
+            return batch[0].spec.name
+        if self._current is not None:
+            return self._current.spec.name
+        return "" if self._cast_in_hand is None else self._cast_in_hand[0].name
 
     def at_their_limit(self) -> Sequence[Sequence[Activity]]:
         """See `Intake`."""

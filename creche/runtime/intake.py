@@ -19,13 +19,14 @@ from trio.lowlevel import current_task, wait_task_rescheduled
 
 from . import events
 from .actor import Actor, MessageSpec
+from .attempts import causes_of
 from .context import BAGGAGE, PLACE, Place
 from .deadlines import Timer
 from .envelope import NEVER, RUNNING, SETTLED, STASHED, Cast, Request, Together, Waiting, WaitingCast
 from .errors import CallCycle, CallFailed, DeadlineExceeded, MailboxFull, NotDelivered, NotDeliveredReason, StashFull
 from .life import Life
 from .mailbox import LatestMailbox, Mailbox
-from .node import Want
+from .node import Want, one_line
 from .stash import Stash
 from .waits import Edge, Sent, Waiter, check_for_cycle
 
@@ -340,7 +341,7 @@ class Intake(Life):
         elif isinstance(item, Request):
             raise NotDelivered(self.path, "overflow")
         elif policy == "drop_newest":
-            self.dead_letter(item[0].name, "overflow")
+            self.dead_letter(item, "overflow")
         else:
             raise MailboxFull(self.path, self._mailbox.capacity)
 
@@ -378,7 +379,7 @@ class Intake(Life):
         if isinstance(item, Request):
             item.fail(StashFull(self.path, self._stash.capacity))
         else:
-            self.dead_letter(item[0].name, "overflow")
+            self.dead_letter(item, "overflow")
 
     def unstash_all(self) -> None:
         """See `ActorContext.unstash_all`."""
@@ -401,7 +402,8 @@ class Intake(Life):
 
     def _replaced(self, item: Cast) -> None:
         """A later cast of the same key has taken the place of this one."""
-        self.dead_letter(item[0].name, "replaced")
+        if self.runtime.events.on:  # what it said is out of date: it is not kept
+            self.emit(events.DeadLetter, item[0].name, "replaced")
 
     def refuse(
         self,
@@ -412,15 +414,32 @@ class Intake(Life):
     ) -> None:
         """Answer for a message that has been taken out of the mailbox unhandled."""
         if isinstance(item, tuple):
-            self.dead_letter(item[0].name, reason)
+            self.dead_letter(item, reason)
             return
         item.state = RUNNING  # it is in the mailbox no more
         item.fail(NotDelivered(self.path, reason, retry_after), cause)
 
-    def dead_letter(self, message: str, reason: str) -> None:
-        """A cast ends unhandled."""
+    def dead_letter(self, item: Cast, reason: str, failure: BaseException | None = None) -> None:
+        """A cast ends unhandled, or a message is poison. `failure` is what the incarnation that had it died of."""
         if self.runtime.events.on:
-            self.emit(events.DeadLetter, message, reason)
+            self.emit(events.DeadLetter, item[0].name, reason)
+        if self.runtime.dead_letters is not None:
+            causes = [one_line(cause) for cause in (*causes_of(item), failure) if cause is not None]
+            self.runtime.dead_letters.keep(self.address, item, reason, causes)
+
+    @property
+    def address(self) -> str:
+        """Where what was sent to it can be sent again."""
+        return self.path
+
+    @property
+    def intake(self) -> Intake:
+        """See `Node`."""
+        return self
+
+    def hand_back(self, item: Cast | Request) -> None:
+        """Let the next incarnation begin with a message that this one has had in hand."""
+        self._mailbox.put_first([item])
 
 
 async def after_a_checkpoint(refusal: CallFailed) -> CallFailed:

@@ -17,6 +17,7 @@ from .onlookers import Onlookers
 
 if TYPE_CHECKING:
     from .events import Event
+    from .intake import Intake
     from .onlookers import Onlooker
     from .runtime import Runtime
     from .spec import ChildOptions, Spec
@@ -240,6 +241,11 @@ class Node(ABC):
 
     def child(self, name: str) -> Node | None:
         """The child of that name, if there is one."""
+        return None
+
+    @property
+    def intake(self) -> Intake | None:
+        """Where messages for it come in; None: it takes none."""
         return None
 
     def waiters(self) -> Iterator[Waiter]:

@@ -29,6 +29,7 @@ from . import events
 from .actor import Actor
 from .ambient import Ambient, System
 from .context import RUNTIME
+from .dead_letters import DeadLetters
 from .deadlines import Deadlines
 from .errors import CallFailed, Killed, NotStarted, SpecInvalid, TreeFailed
 from .handle import Handle, must_not_wait_for_itself, require_messages
@@ -66,6 +67,7 @@ class Runtime:
 
     `random` is its randomness, for whatever shall be the same when a test runs a second time. `names` and `groups` say
     which actors are called how, and which belong together.
+    `dead_letters` is None until `keep_dead_letters` is called.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Runtime:
         self.groups = Groups()
         self.services: dict[str, object] = {}  # what components offer to all of the runtime's code, by component name
         self.unstopped: list[UnstoppedReport] = []
+        self.dead_letters: DeadLetters | None = None
         self.path = ""  # it is the root's parent
         # What every task of the tree starts with: its runtime, and nothing of whoever happens to start it.
         self.clean_context = Context()
@@ -207,6 +210,27 @@ class Runtime:
     def whereis(self, name: str, cls: type[Actor] = Actor) -> Handle[Any] | None:
         """The actor that has a name, or None: short for `Names.whereis` of `names`."""
         return self.names.whereis(name, cls)
+
+    def keep_dead_letters(self, capacity: int = 1000) -> DeadLetters:
+        """Keep messages that nobody will handle, from now on, to be looked at and sent again: see `DeadLetters`.
+
+        In memory: they are gone with this runtime. A second call returns the same store, with the new capacity.
+
+        Parameters
+        ----------
+        capacity
+            How many are kept; for each one more the oldest one goes.
+
+        Raises
+        ------
+        SpecInvalid
+            It is no whole number, 1 or more.
+        """
+        if self.dead_letters is None:
+            self.dead_letters = DeadLetters(self.node_of, self.wall_clock, capacity)
+        else:
+            self.dead_letters.resize(capacity)
+        return self.dead_letters
 
     def tree(self) -> TreeNode:
         """A picture of the whole tree at this moment. ``str()`` of it is text for people."""

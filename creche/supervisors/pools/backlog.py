@@ -267,6 +267,23 @@ class Backlog:
         (self.common if seat.from_common else seat.line).put_first(entry)
         self.pass_on()
 
+    def hand_back(self, seat: Seat, item: Queued) -> None:
+        """The worker has died with a message in hand that is to be handled once more: first, by whoever it is for.
+
+        Called before `crashed`, which lets others have what waits for this worker.
+        """
+        entry, seat.hand = seat.hand, None
+        assert entry is not None
+        self._count += 1
+        self._put_first(seat, (entry[0], item, entry[2]))
+
+    def _put_first(self, seat: Seat, entry: Entry) -> None:
+        line = self.common if seat.from_common else seat.line
+        if isinstance(entry[1], Request):
+            entry[1].cell = self._front if seat.from_common else seat.worker
+        line.put_first(entry)
+        self.pass_on()
+
     def came_back(self, seat: Seat) -> None:
         """What the worker had in hand has been handled, or is lost."""
         seat.hand = None
@@ -368,6 +385,14 @@ class RoutedBacklog(Backlog):
         if seat in self._idle and seat.worker.wake_if_hungry():
             del self._idle[seat]
 
+    def _put_first(self, seat: Seat, entry: Entry) -> None:
+        """See `Backlog`. Into its own line: from there it goes to others together with what waits for this worker."""
+        if isinstance(entry[1], Request):
+            entry[1].cell = seat.worker
+        seat.line.put_first(entry)
+        if seat.retired:
+            self._reroute(seat)
+
     def retire(self, seat: Seat) -> None:
         """See `Backlog`."""
         super().retire(seat)
@@ -464,6 +489,14 @@ class KeyedBacklog(RoutedBacklog):
             del self._bound[key]
             for entry in self._held.pop(key, ()):
                 self._place(entry)
+
+    def _put_first(self, seat: Seat, entry: Entry) -> None:
+        """See `RoutedBacklog`. It binds its key to this worker as it did in its hand."""
+        if seat.retired and entry[2] is not NO_KEY:
+            self._held.setdefault(entry[2], Line()).put_first(entry)
+            self._release(entry[2])
+        else:
+            super()._put_first(seat, entry)
 
     def came_back(self, seat: Seat) -> None:
         """See `Backlog`."""

@@ -236,6 +236,11 @@ class PoolNode(Supervisor):
         """See `Node`."""
         return self.front.queued
 
+    @property
+    def intake(self) -> Front:
+        """See `Node`."""
+        return self.front
+
     def statistics(self) -> PoolStatistics:
         """See `Pool.statistics`."""
         workers = tuple(worker.statistics() for worker in self.front.workers)

@@ -210,6 +210,18 @@ class WorkerCell(Cell):
         self.front.backlog.left(self.seat)
         super().attend()
 
+    @property
+    def address(self) -> str:
+        """See `Intake`: whoever of the pool is free may take it."""
+        return self.front.path
+
+    def hand_back(self, item: Cast | Request) -> None:
+        """See `Intake`: another worker may be the first to take it."""
+        self.front.backlog.hand_back(self.seat, item)
+
+    def _has_successor(self) -> bool:
+        return True  # the other workers; and the pool answers for what none of them takes
+
     def check_stash(self) -> None:
         """See `Handling`."""
         raise RuntimeError(f"{self.path}: a worker has no stash, for its pool's messages are for whoever comes first")
