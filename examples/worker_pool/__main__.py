@@ -2,7 +2,8 @@
 
 Indexes the text files of a folder, by default those of Python's standard library, and tells which have the words that
 are asked for. A second run reads only what has changed. With ``--kill-every`` something is killed all the time, and an
-audit compares the index with a plain pass; the exit status is 1 if they differ.
+audit compares the index with a plain pass; the exit status is 1 if they differ. Settings come from the file that
+CRECHE_CONFIG names and from variables: CRECHE_INDEXER__WORKERS=8, CRECHE_INDEXER__PROCESSES=true.
 """
 
 from __future__ import annotations

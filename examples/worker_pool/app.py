@@ -52,7 +52,7 @@ def build(job: Job, reader: type[Reader] = Reader) -> Service:
     settings = app.section("indexer", type=Settings)
     db = app.use(c.db.component(c.db.Config(path=str(job.database)), metadata=metadata).options(backoff=QUICK))
     # Whoever feeds the pool waits for each file, so it can never have too much to do.
-    worker = creche.child(reader).options(backoff=QUICK)
+    worker = (creche.process_child if settings.processes else creche.child)(reader).options(backoff=QUICK)
     readers = app.use(creche.pool("readers", worker, size=settings.workers, admission=None, intensity=under_fire))
     indexer = app.use(creche.child(Indexer, job.folder, settings, readers, db).options(backoff=QUICK))
     if job.kill_every:

@@ -31,6 +31,7 @@ class Settings(creche.Config, frozen=True, kw_only=True):
 
     suffixes: tuple[str, ...] = (".py", ".md", ".rst", ".txt")
     workers: int = 4
+    processes: bool = False  # each worker in a process of its own: where there are cores enough; if not, in a thread
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -46,7 +47,6 @@ class Progress(msgspec.Struct, frozen=True):
 class Reader(creche.Actor):
     """Reads files. The pool has several."""
 
-    @creche.message(on_caller_gone="cancel")
     async def read(self, path: str) -> Document:
         """Raises `Unreadable`."""
         return await self.context.runtime.run_blocking(read_document, path)
