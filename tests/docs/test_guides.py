@@ -12,7 +12,7 @@ from tests.pages import ROOT
 
 PAGES = {
     page: steps_of(f"docs/guides/{page}.md")
-    for page in ("retry", "dynamic", "watching", "pools", "processes", "chaos", "state_machines", "stuck")
+    for page in ("retry", "dynamic", "watching", "pools", "processes", "chaos", "state_machines", "stuck", "trees")
 }
 COMMANDS = [(page, step) for page, steps in PAGES.items() for step in steps if isinstance(step, Command)]
 
