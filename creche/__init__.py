@@ -63,6 +63,10 @@ from .supervisors.dynamic import dynamic_supervisor as dynamic_supervisor
 from .supervisors.opening import open_runtime as open_runtime
 from .supervisors.partition import PartitionSupervisor as PartitionSupervisor
 from .supervisors.partition import partition_supervisor as partition_supervisor
+from .supervisors.pipelines.flow import ItemOutcome as ItemOutcome
+from .supervisors.pipelines.pipeline import Pipeline as Pipeline
+from .supervisors.pipelines.pipeline import pipeline as pipeline
+from .supervisors.pipelines.pipeline import stage as stage
 from .supervisors.pools.admission import Admission as Admission
 from .supervisors.pools.autoscale import Autoscale as Autoscale
 from .supervisors.pools.handle import Pool as Pool

@@ -12,7 +12,19 @@ from tests.pages import ROOT
 
 PAGES = {
     page: steps_of(f"docs/guides/{page}.md")
-    for page in ("retry", "dynamic", "watching", "pools", "processes", "chaos", "state_machines", "stuck", "trees")
+    for page in (
+        "retry",
+        "dynamic",
+        "watching",
+        "pools",
+        "processes",
+        "chaos",
+        "state_machines",
+        "stuck",
+        "trees",
+        "pipelines",
+        "dead_letters",
+    )
 }
 COMMANDS = [(page, step) for page, steps in PAGES.items() for step in steps if isinstance(step, Command)]
 

@@ -41,6 +41,8 @@ HANDLING = "creche/runtime/handling.py"
 AGENDA, TIMERS = "creche/runtime/agenda.py", "creche/runtime/timers.py"
 GROUPS, RESTARTS = "creche/supervisors/groups.py", "creche/supervisors/restarts.py"
 MONITORS, NAMES, FEEDS = "creche/runtime/monitors.py", "creche/runtime/names.py", "creche/runtime/feeds.py"
+ATTEMPTS, FLOW = "creche/runtime/attempts.py", "creche/supervisors/pipelines/flow.py"
+BACKLOG = "creche/supervisors/pools/backlog.py"
 DYNAMIC = "creche/supervisors/dynamic.py"
 DYNAMIC_FUZZ = "tests/supervisors/test_dynamic_fuzz.py"
 
@@ -148,7 +150,7 @@ MUTANTS = (
         "the message in hand is not answered for after a crash",
         HANDLING,
         """
-             return False
+             self.dead_letter(request.as_cast(), "poison", failure)
 -        request.fail(OutcomeUnknown(self.path), failure)
          return True
 """,
@@ -157,7 +159,7 @@ MUTANTS = (
         "the message in hand is put back after a crash",
         HANDLING,
         """
-             return False
+             self.dead_letter(request.as_cast(), "poison", failure)
 -        request.fail(OutcomeUnknown(self.path), failure)
 +        request.state = QUEUED
 +        self._mailbox.put_back(request)
@@ -455,7 +457,7 @@ MUTANTS = (
         """
 -            self.unstash_all()
 +            pass
-         spec, self._cast_in_hand = self._cast_in_hand, None
+         if again is not None:
 """,
         (FUZZ, "tests/core/test_stash.py"),
     ),
@@ -594,5 +596,67 @@ MUTANTS = (
 -        self._handed_over = None  # it has been looked at, or it never will be
 """,
         ("tests/core/test_handover.py",),
+    ),
+    Mutant(
+        "a message may be tried once more than it is declared",
+        ATTEMPTS,
+        """
+-    return len(causes) + 1 >= spec.attempts
++    return len(causes) >= spec.attempts
+""",
+        ("tests/core/test_attempts.py",),
+    ),
+    Mutant(
+        "what was tried is told that it was not delivered",
+        ENVELOPE,
+        """
+-        if causes:
++        if causes and isinstance(error, OutcomeUnknown):
+             error = given_up(error, cause, causes)
+""",
+        ("tests/core/test_attempts.py",),
+    ),
+    Mutant(
+        "the next attempt comes last",
+        INTAKE,
+        """
+         \"\"\"Let the next incarnation begin with a message that this one has had in hand.\"\"\"
+-        self._mailbox.put_first([item])
++        self._mailbox.put_anyway(item)
+""",
+        ("tests/core/test_attempts.py",),
+    ),
+    Mutant(
+        "a pool does not count what is handed back",
+        BACKLOG,
+        """
+         assert entry is not None
+-        self._count += 1
+         self._put_first(seat, (entry[0], item, entry[2]))
+""",
+        ("tests/supervisors/test_pool_attempts.py",),
+    ),
+    Mutant(
+        "an item gives its room back before there is any in the next stage",
+        FLOW,
+        """
+         if len(items) == 1:
+-            await room.acquire()
+             leave()
++            await room.acquire()
+             await self._pass(number, items[0], journey, results)
+""",
+        ("tests/supervisors/test_pipelines.py",),
+    ),
+    Mutant(
+        "a source that ends keeps the room that was meant for its next item",
+        FLOW,
+        """
+         finally:
+-            if item is _END:
++            if self._failure is not None:
+                 self._flow.stages[0].room.release()
+""",
+        ("tests/supervisors/test_pipelines.py",),
     ),
 )
