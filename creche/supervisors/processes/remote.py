@@ -160,6 +160,8 @@ class Remote:
                 await self._link.send(frame(Kind.CALL, ident, packed))
             await reply.came.wait()
         except PeerGone:
+            with trio.CancelScope(shield=True):
+                await self._over.wait()
             raise NotDelivered(self._path, "not_sent") from None
         except trio.Cancelled:
             await self._recall(ident, reply)
@@ -223,16 +225,22 @@ class Remote:
     async def _read(self) -> None:
         with self._reading:
             try:
-                while True:
-                    self._heed(await self._link.receive())
-            except PeerGone:
-                if not self._ended and not self._why_killed:  # else it has been judged already
-                    status = await self._process.end()
-                    raise ProcessDied(self._path, self._process.pid, status) from None
+                await self._listen()
+            except Exception as error:
+                self._node.condemn(error)  # in this step: it takes no further message, which would only be refused
+                raise
             finally:
                 self._over.set()
                 for reply in self._replies.values():
                     reply.settle(None)
+
+    async def _listen(self) -> None:
+        try:
+            while True:
+                self._heed(await self._link.receive())
+        except PeerGone:
+            if not self._ended and not self._why_killed:  # else it has been judged already
+                raise ProcessDied(self._path, self._process.pid, await self._process.end()) from None
 
     def _heed(self, frame: Frame) -> None:
         if frame.kind is Kind.CRASHED:
