@@ -61,6 +61,13 @@ def tell(where: str) -> None:
     Path(where).write_text(f"{os.getpid()}\n")
 
 
+def marked(marker: str) -> bool:
+    """Whether this has been called before, in whatever process."""
+    before = Path(marker).exists()
+    Path(marker).touch()
+    return before
+
+
 def compute_for_ever() -> None:
     """As far as Trio can see."""
     time.sleep(1e6)
@@ -117,6 +124,15 @@ class Worker(creche.Actor):
         if how == "at once":
             os._exit(4)
         os.kill(os.getpid(), signal.SIGSEGV)
+
+    @creche.message(idempotent=True)
+    async def die_once(self, how: str, marker: str) -> int:
+        """The first attempt takes the process with it, or is a crash."""
+        if not marked(marker):
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyError("a bug")
+        return os.getpid()
 
     async def block(self, started: str) -> None:
         """Computes, or would: it never comes to a checkpoint."""

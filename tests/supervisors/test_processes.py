@@ -405,6 +405,17 @@ def test_a_call_that_is_cancelled_anywhere_leaves_a_good_process() -> None:
     assert everywhere(scenario, virtual=False)["cancelled"] > 5
 
 
+@pytest.mark.parametrize("how", ["kill", "crash"])
+async def test_the_next_attempt_is_made_by_the_next_process(how: str, tmp_path: Path) -> None:
+    async with creche.open_runtime("t") as runtime:
+        handle = await runtime.start(creche.process_child(Worker))
+        before = await handle.ask.pid()
+        after = await handle.ask.die_once(how, str(tmp_path / "marker"))
+        assert after != before
+        assert after == await handle.ask.pid()
+        assert handle.statistics().restarts == 1
+
+
 def test_a_process_may_be_killed_at_any_moment_of_a_call() -> None:
     async def scenario(strike: Strike) -> None:
         async with creche.open_runtime("t") as runtime:

@@ -215,6 +215,9 @@ class _ServedCell(Cell):
         """Whether the actor has decided to end."""
         return self._exiting == EXIT
 
+    def _has_successor(self) -> bool:
+        return False  # the other process has the message, and its next attempts
+
     def defer(self) -> ReplySlot[Any]:
         self._must_be_answered("defer")
         return super().defer()
