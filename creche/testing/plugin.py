@@ -17,10 +17,13 @@ recorder
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from typing import TypeVar
 
 import pytest
+import trio
+from trio.abc import Clock, Instrument
+from trio.testing import MockClock
 
 from ..runtime.interposition import interposed
 from ..runtime.runtime import Runtime
@@ -30,6 +33,7 @@ from .injector import Injector
 from .leaks import leaks_since, look_around
 from .recorder import Recorder
 
+R = TypeVar("R")
 Message = Callable[..., Awaitable[object]] | str
 
 
@@ -72,6 +76,24 @@ def _name(message: Message | None) -> str | None:
     return message if message is None or isinstance(message, str) else message.__name__
 
 
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Tests with a `runtime` run in virtual time, unless they ask for a clock of their own.
+
+    pytest-trio takes a clock from a test's own arguments only, not from what a fixture asks for; but it lets a mark say
+    what runs a test.
+    """
+    for item in items:
+        if "runtime" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.trio(run=_run_in_virtual_time))
+
+
+def _run_in_virtual_time(
+    async_fn: Callable[[], Awaitable[R]], *, clock: Clock | None = None, instruments: Sequence[Instrument] = ()
+) -> R:
+    own = MockClock(autojump_threshold=0) if clock is None else clock
+    return trio.run(async_fn, clock=own, instruments=instruments)
+
+
 @pytest.fixture
 def _injector() -> Injector:
     return Injector()
@@ -87,7 +109,7 @@ def _surroundings() -> Generator[None]:
 
 
 @pytest.fixture
-async def runtime(_surroundings: None, autojump_clock: Any, _injector: Injector) -> AsyncGenerator[Runtime]:
+async def runtime(_surroundings: None, _injector: Injector) -> AsyncGenerator[Runtime]:
     """See the module."""
     with interposed(_injector):
         opening = open_runtime("test")

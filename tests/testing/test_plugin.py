@@ -43,6 +43,11 @@ async def test_time_is_virtual(runtime, faults):
     faults.delay(counter, 3600)
     with testing.expect_deadline_exceeded(delivered=True):
         await counter.within(60).ask.add()
+    assert isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
+
+
+async def test_a_clock_of_the_tests_own_is_taken(runtime, mock_clock):
+    assert trio.lowlevel.current_clock() is mock_clock
 
 
 async def test_what_hangs_is_let_go_at_the_end(runtime, faults):
@@ -93,7 +98,7 @@ def pytest_in(folder: Path, tests: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_project_adopts_it_with_one_line(tmp_path: Path) -> None:
     done = pytest_in(tmp_path, GOOD)
-    assert "7 passed" in done.stdout, done.stdout + done.stderr
+    assert "8 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_leaks_are_found(tmp_path: Path) -> None:
