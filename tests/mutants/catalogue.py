@@ -548,14 +548,14 @@ MUTANTS = (
 """,
     ),
     Mutant(
-        "what was let in counts for the limit of its message",
+        "what ends is taken for one that was let in",
         FLIGHTS,
         """
 -            if activity in self.guests:
 +            if activity not in self.running:
                  del self.guests[activity]
 """,
-        (FUZZ, "tests/core/test_reentrancy.py"),
+        ("tests/core/test_concurrent.py",),
     ),
     Mutant(
         "a timer that is replaced when it is due runs all the same",
