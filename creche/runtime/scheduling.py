@@ -34,7 +34,7 @@ from .errors import CrecheError
 
 FindRandom = Callable[[], random.Random]
 
-_RACERS, _ROUNDS = 6, 16  # 720 orders a round: by chance no two runs look alike
+_RACERS, _ROUNDS = 6, 6  # 720 orders a round: by chance no two runs look alike
 _ONE_AT_A_TIME = threading.Lock()  # global as what it guards: Trio has one Random for all threads
 
 

@@ -87,7 +87,7 @@ async def scenario(world: chaos.World, parts: Parts | None = None) -> None:
             await poster.set_up([User(name, name.title()) for name in FRIENDS], [SESSIONS[number] for number in CHOSEN])
             async with world.unleashed(runtime):
                 await poster.post(numbered(), CLIENTS)
-            await world.eventually("healthy again", lambda: healthy(runtime), within=HEALTHY_WITHIN)
+            await world.eventually("healthy again", lambda: chaos.healthy(runtime), within=HEALTHY_WITHIN, every=0.1)
             await world.eventually(
                 "accepted: stored, published, counted, delivered once",
                 lambda: settled(data, receipts),
@@ -120,11 +120,6 @@ def folder_in_memory() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
-
-
-def healthy(runtime: creche.Runtime) -> bool:
-    """Whether all actors run."""
-    return all(node.state == "running" for node in runtime.tree())
 
 
 def settled(data: Path, receipts: list[Receipt]) -> bool:
