@@ -32,7 +32,7 @@ class Settings:
     """Where the service keeps its data and listens.
 
     And, for chaos: how fast it is killed by a killer of its own (`kill_every` seconds, 0: never), and whether it is
-    `under_fire` from elsewhere.
+    `under_fire` from elsewhere. `readers` is how many connections the database has for reading.
     """
 
     data: Path = Path("message-service-data")
@@ -41,6 +41,7 @@ class Settings:
     kill_seed: int = 0
     under_fire: bool = False
     log_level: c.clog.Level = "info"
+    readers: int = 2
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,8 @@ def build(settings: Settings, parts: Parts | None = None) -> Service:
     log = c.clog.Config(level=settings.log_level, format="json", output=str(settings.data / "service.log"))
     app.use(c.clog.component(log).options(backoff=QUICK))
     uid = app.use(c.uid.component(c.uid.Config(state_path=str(settings.data / "uid.db"))).options(backoff=QUICK))
-    db = app.use(
-        c.db.component(c.db.Config(path=str(settings.data / "service.db")), metadata=metadata).options(backoff=QUICK)
-    )
+    database = c.db.Config(path=str(settings.data / "service.db"), pool_size=settings.readers)
+    db = app.use(c.db.component(database, metadata=metadata).options(backoff=QUICK))
     mq = app.use(c.mq.component(c.mq.Config(path=str(settings.data / "mq.db"))).options(backoff=QUICK))
     cache = app.use(c.cache.component().options(backoff=QUICK))
     repository = Repository(db, cache)

@@ -30,9 +30,9 @@ from .crowd import FRIENDS, SESSIONS
 from .http_client import Reply
 from .model import User
 
-MESSAGES, CLIENTS = 12, 4
-# A session for everybody, two of pairs, two of groups; the one of 501 members would take its time.
-CHOSEN = (0, 2, 3, 4, 5)
+MESSAGES, CLIENTS = 10, 4
+# A session for everybody, one of a pair, one of a group; the one of 501 members would take its time.
+CHOSEN = (0, 2, 3)
 SETTLED = "each accepted message is stored, published, counted and delivered once"
 HEALTHY_WITHIN = 10.0  # seconds: the longest backoff, and what the consumers need to take up again
 # Faults come fast, for the whole of it takes some seconds. Each layer, and each actor but the edge's, may be hit.
@@ -105,7 +105,7 @@ def numbered() -> Iterator[tuple[int, str]]:
 @asynccontextmanager
 async def running(data: Path, parts: Parts | None) -> AsyncGenerator[tuple[Service, creche.Runtime]]:
     """The service without its server."""
-    service = build(Settings(data, under_fire=True, log_level="critical"), parts)
+    service = build(Settings(data, under_fire=True, log_level="critical", readers=1), parts)
     service.app.override(service.http, ComponentSpec("http", creche.child(NoServer), c.http.HttpServer, layer="edge"))
     async with service.app.open() as opened:
         yield service, opened.runtime
