@@ -6,8 +6,10 @@ which drops steps and rounds times for as long as the same thing fails.
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +26,7 @@ from .world import Violated, World
 Scenario = Callable[[World], Awaitable[object]]
 PATIENCE = 3600.0  # seconds of virtual time that a scenario may take
 _SHRINKS = 300
+_OBJECTS_UNTIL_COLLECTED = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,8 @@ def explore(
     """Run a scenario from one seed after the other, until there are so many `findings` or no more seeds."""
     began, runs, found = time.perf_counter(), 0, list[Finding]()
     for seed in seeds:
-        one = run(scenario, seed, recipe=recipe, patience=patience)
+        with _rarely_collecting():
+            one = run(scenario, seed, recipe=recipe, patience=patience)
         runs += 1
         if one.failure is not None:
             smallest = shrunk(one, partial(_again, scenario, patience)) if shrink else one
@@ -170,6 +174,17 @@ def replay(scenario: Scenario, plan: Plan, *, patience: float = PATIENCE) -> Run
     if one.failure is not None:
         raise one.failure
     return one
+
+
+@contextmanager
+def _rarely_collecting() -> Generator[None]:
+    """Python's collector comes seldom: a run is short, and a tenth of its time was that."""
+    before = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_UNTIL_COLLECTED, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _again(scenario: Scenario, patience: float, plan: Plan) -> Run:

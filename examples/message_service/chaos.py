@@ -37,7 +37,7 @@ SETTLED = "each accepted message is stored, published, counted and delivered onc
 HEALTHY_WITHIN = 10.0  # seconds: the longest backoff, and what the consumers need to take up again
 # Faults come fast, for the whole of it takes some seconds. Each layer, and each actor but the edge's, may be hit.
 # Ids are refused for as long as the clock is behind, so it does not step far.
-RECIPE = chaos.Recipe(lasting=0.8, every=0.03, longest_hang=5.0, longest_step=3.0, never=("root/edge*",))
+RECIPE = chaos.Recipe(lasting=0.8, every=0.05, longest_hang=5.0, longest_step=3.0, never=("root/edge*",))
 
 
 class NoServer(creche.Actor):
