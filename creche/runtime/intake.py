@@ -232,7 +232,10 @@ class Intake(Life):
             mailbox.queue.extend(together.parts)
             if self._hungry:
                 self.wake()
-            return
+        else:
+            self._submit_each(together, deadline)
+
+    def _submit_each(self, together: Together, deadline: float) -> None:
         for part in together.parts:
             try:
                 if self.refusal is not None:

@@ -1,7 +1,8 @@
 """Callers, actors, crashes, kills, cancels, small mailboxes and stops at random: what must hold whatever happens.
 
-Seeded, in virtual time, Trio's order of tasks included: a seed that fails fails again. Three files: `fuzz_actors` is
-what the actors do, `fuzz_ledger` what is known of each message and what must hold; here is who does what to whom.
+Seeded, in virtual time, Trio's order of tasks included: a seed that fails fails again. Four files: `fuzz_actors` is
+what the actors do, `fuzz_callers` what is sent to them, `fuzz_ledger` what is known of each message and what must hold;
+here is the rest of what is done to them.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from creche.runtime.node import State
 from creche.runtime.spec import OnExhausted
 from creche.supervisors.spec import SupervisorSpec
 from creche.supervisors.strategies import STRATEGIES, Strategy
-from tests.core.fuzz_actors import PLANS, ROUGH, Message, PlainWorker, Worker
+from tests.core.fuzz_actors import PlainWorker, Worker
+from tests.core.fuzz_callers import Caller
 from tests.core.fuzz_ledger import Ledger
 from tests.core.support import cell_of, reach
 
-CALLERS, ROUNDS, ACTORS = 14, 12, 4
+CALLERS, ACTORS = 14, 4
 PLAIN = 120  # from this seed on children have budgets and dependencies of their own, and are replaced
-NEVER_RAN = (creche.NotDelivered, creche.ActorStopped)
 METHODS: Sequence[Callable[..., Awaitable[int]]] = (
     Worker.work,
     Worker.work,
@@ -39,74 +40,18 @@ METHODS: Sequence[Callable[..., Awaitable[int]]] = (
     Worker.later,
     Worker.again,
 )
-PATIENCE = (0, 0.01, 0.3, 1, 50, *[float("inf")] * 3)  # who waits for ever finds out what is lost
-SENDS = ("call", "call", "within", "many", "cast", "cast_nowait")
 
 
-class Caller:
-    """One sender: a task that sends message after message to actors of its choice, with little patience."""
+class ToActors(Caller):
+    """A caller of actors, each of which calls the next one."""
 
-    def __init__(self, me: int, seed: int, handles: Sequence[creche.Handle[Worker]], ledger: Ledger) -> None:
-        self.me = me
-        self.dice = random.Random(f"{seed} {me}")
-        self.handles = handles
-        self.ledger = ledger
+    methods = METHODS
 
-    async def run(self) -> None:
-        for _ in range(ROUNDS):
-            place = self.dice.randrange(len(self.handles))
-            messages = [self._message(place) for _ in range(self.dice.choice((1, 1, 3)))]
-            with trio.move_on_after(self.dice.choice(PATIENCE)) as scope:
-                await self._send(self.handles[place], messages)
-            if scope.cancelled_caught:
-                for message in messages:
-                    self.ledger.left(message.number, scope.deadline)
-            await trio.sleep(self.dice.choice((0, 0, 0.1)))
+    def _next_up(self, place: int) -> creche.Handle[Worker] | None:
+        return self.handles[place + 1] if place + 1 < len(self.handles) else None
 
-    def _message(self, place: int) -> Message:
-        plan = self.dice.choice(PLANS) if self.dice.random() < 0.85 else self.dice.choice(ROUGH)
-        next_up = self.handles[place + 1] if place + 1 < len(self.handles) else None
-        return Message(self.ledger.number(), self.me, plan, next_up)
-
-    async def _send(self, handle: creche.Handle[Worker], messages: Sequence[Message]) -> None:
-        method, how = self.dice.choice(METHODS), self.dice.choice(SENDS)
-        if how == "many":
-            target: Any = handle.within(5) if self.dice.random() < 0.3 else handle
-            results = await target.call_many(method, [(message,) for message in messages])
-            for message, result in zip(messages, results, strict=True):
-                await self._note(message, result.unwrap)
-            return
-        for message in messages:
-            await self._note(message, self._sending(handle, method, how, message))
-
-    def _sending(
-        self, handle: creche.Handle[Worker], method: Callable[..., Awaitable[int]], how: str, message: Message
-    ) -> Callable[[], Any]:
-        if how == "cast":
-            return lambda: handle.cast(method, message)
-        if how == "cast_nowait":
-            return lambda: handle.cast_nowait(method, message)
-        seconds = self.dice.choice((0, 0.5, 5)) if how == "within" else float("inf")
-        return lambda: handle.within(seconds).call(method, message)
-
-    async def _note(self, message: Message, send: Callable[[], Any]) -> None:
-        number = message.number
-        try:
-            value = send()
-            value = await value if isinstance(value, Awaitable) else value
-            if value is None:
-                self.ledger.accepted(number)
-            else:
-                assert value == number, f"{value!r} came back for {message}"
-                self.ledger.settle(number, "value", ran=True)
-        except KeyError:
-            self.ledger.settle(number, "answer", ran=True)
-        except creche.DeadlineExceeded as error:
-            self.ledger.settle(number, "late", ran=None if error.delivered else False)
-        except NEVER_RAN as error:
-            self.ledger.settle(number, type(error).__name__, ran=False)
-        except (creche.OutcomeUnknown, creche.PeerFailed) as error:
-            self.ledger.settle(number, type(error).__name__, ran=None)
+    def _for_many(self, handle: creche.Handle[Worker]) -> Any:
+        return handle.within(5) if self.dice.random() < 0.3 else handle
 
 
 def policies(seed: int, strategy: Strategy, index: int) -> dict[str, Any]:
@@ -190,7 +135,7 @@ async def scenario(seed: int) -> None:
                         nursery.start_soon(chaos, runtime, dice, paths, None if seed < PLAIN else ledger)
                         async with trio.open_nursery() as busy:
                             for me in range(CALLERS):  # some are still calling while the tree stops
-                                (busy if me % 4 else callers).start_soon(Caller(me, seed, handles, ledger).run)
+                                (busy if me % 4 else callers).start_soon(ToActors(me, seed, handles, ledger).run)
                         nursery.cancel_scope.cancel()
     assert not forever.cancelled_caught, "somebody waits for ever"
     ledger.check({handle.path for handle in handles if cell_of(handle).spec.overflow == "latest_by_key"})

@@ -93,6 +93,19 @@ async def test_another_worker_may_take_what_its_worker_died_of(autojump_clock: M
         assert first != second
 
 
+async def test_the_next_attempt_is_first_in_a_pool_too(autojump_clock: MockClock) -> None:
+    """For whoever is free first."""
+    log = Log()
+    log.crashes = {"a": 2}
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        pool = await runtime.start(a_pool(log, size=1))
+        replies = [asking(nursery, pool.ask.work, "a", 1)]
+        await settle()
+        replies += [asking(nursery, pool.ask.work, word, 1) for word in "bc"]
+        assert [await reply.settled() for reply in replies] == ["value"] * 3
+        assert log.done[0] == "a"
+
+
 @pytest.mark.parametrize("routing", ROUTINGS, ids=str)
 async def test_the_next_attempt_comes_before_others_of_its_key(routing: Any, autojump_clock: MockClock) -> None:
     """One worker, one key: it is first again; a resize or a drain in the middle loses nothing."""

@@ -1,7 +1,7 @@
 """Pools under callers, crashes, kills, cancels, resizes and stops at random: what must hold whatever happens.
 
-Seeded, in virtual time, Trio's order of tasks included: a seed that fails fails again. The actors, and what is known of
-each message, are those of `tests/core/test_fuzz.py`.
+Seeded, in virtual time, Trio's order of tasks included: a seed that fails fails again. The actors, the
+callers, and what is known of each message, are those of `tests/core/test_fuzz.py`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from creche.runtime.deadlines import Timer
 from creche.runtime.spec import Spec
 from creche.supervisors.pools.pool import PoolNode, PoolSpec
 from creche.supervisors.spec import SupervisorSpec
-from tests.core.fuzz_actors import PLANS, ROUGH, Message, PlainWorker, Worker
+from tests.core.fuzz_actors import Message, PlainWorker, Worker
+from tests.core.fuzz_callers import Caller
 from tests.core.fuzz_ledger import Ledger
 
-CALLERS, ROUNDS = 12, 12
-NEVER_RAN = (creche.NotDelivered, creche.ActorStopped)
+CALLERS = 12
 METHODS: Sequence[Callable[..., Awaitable[int]]] = (
     Worker.work,
     Worker.work,
@@ -33,8 +33,6 @@ METHODS: Sequence[Callable[..., Awaitable[int]]] = (
     Worker.beside,
     Worker.later,
 )
-SENDS = ("call", "call", "within", "many", "cast", "cast_nowait")
-PATIENCE = (0, 0.01, 0.3, 1, 50, *[float("inf")] * 3)
 
 
 class OfAPool(Ledger):
@@ -45,70 +43,13 @@ class OfAPool(Ledger):
         super().taken(number, sender, path.rpartition("/")[0])
 
 
-class Caller:
-    """One sender: a task that sends message after message to the pools, with little patience."""
+class ToPools(Caller):
+    """A caller of pools, each of which calls any: circles among them, and in one of them, included."""
 
-    def __init__(self, me: int, seed: int, pools: Sequence[creche.Pool[Worker]], ledger: Ledger) -> None:
-        self.me = me
-        self.dice = random.Random(f"{seed} {me}")
-        self.pools = pools
-        self.ledger = ledger
+    methods = METHODS
 
-    async def run(self) -> None:
-        for _ in range(ROUNDS):
-            place = self.dice.randrange(len(self.pools))
-            messages = [self._message() for _ in range(self.dice.choice((1, 1, 3)))]
-            with trio.move_on_after(self.dice.choice(PATIENCE)) as scope:
-                await self._send(self.pools[place], messages)
-            if scope.cancelled_caught:
-                for message in messages:
-                    self.ledger.left(message.number, scope.deadline)
-            await trio.sleep(self.dice.choice((0, 0, 0.1)))
-
-    def _message(self) -> Message:
-        plan = self.dice.choice(PLANS) if self.dice.random() < 0.85 else self.dice.choice(ROUGH)
-        next_up = self.dice.choice(self.pools)  # circles among the pools, and in one of them, included
-        return Message(self.ledger.number(), self.me, plan, next_up)
-
-    async def _send(self, pool: creche.Pool[Worker], messages: Sequence[Message]) -> None:
-        method, how = self.dice.choice(METHODS), self.dice.choice(SENDS)
-        if how == "many":
-            target: Any = pool
-            results = await target.call_many(method, [(message,) for message in messages])
-            for message, result in zip(messages, results, strict=True):
-                await self._note(message, result.unwrap)
-            return
-        for message in messages:
-            await self._note(message, self._sending(pool, method, how, message))
-
-    def _sending(
-        self, pool: creche.Pool[Worker], method: Callable[..., Awaitable[int]], how: str, message: Message
-    ) -> Callable[[], Any]:
-        if how == "cast":
-            return lambda: pool.cast(method, message)
-        if how == "cast_nowait":
-            return lambda: pool.cast_nowait(method, message)
-        seconds = self.dice.choice((0, 0.5, 5)) if how == "within" else float("inf")
-        return lambda: pool.within(seconds).call(method, message)
-
-    async def _note(self, message: Message, send: Callable[[], Any]) -> None:
-        number = message.number
-        try:
-            value = send()
-            value = await value if isinstance(value, Awaitable) else value
-            if value is None:
-                self.ledger.accepted(number)
-            else:
-                assert value == number, f"{value!r} came back for {message}"
-                self.ledger.settle(number, "value", ran=True)
-        except KeyError:
-            self.ledger.settle(number, "answer", ran=True)
-        except creche.DeadlineExceeded as error:
-            self.ledger.settle(number, "late", ran=None if error.delivered else False)
-        except NEVER_RAN as error:
-            self.ledger.settle(number, type(error).__name__, ran=False)
-        except (creche.OutcomeUnknown, creche.PeerFailed) as error:
-            self.ledger.settle(number, type(error).__name__, ran=None)
+    def _next_up(self, place: int) -> creche.Handle[Worker]:
+        return self.dice.choice(self.handles)
 
 
 def sender_of(message: Message) -> int:
@@ -203,7 +144,7 @@ async def scenario(seed: int) -> None:
                     nursery.start_soon(chaos, runtime, dice, pools)
                     async with trio.open_nursery() as busy:
                         for me in range(CALLERS):  # some are still calling while the tree stops
-                            (busy if me % 4 else callers).start_soon(Caller(me, seed, pools, ledger).run)
+                            (busy if me % 4 else callers).start_soon(ToPools(me, seed, pools, ledger).run)
                     nursery.cancel_scope.cancel()
     assert not forever.cancelled_caught, "somebody waits for ever"
     ledger.check({f"root/sub/{spec.name}" for spec in specs if not is_ordered(spec)})
@@ -216,7 +157,8 @@ def nothing_left(pool: creche.Pool[Worker]) -> None:
     front: Any = pool._running().front
     backlog = front.backlog
     assert (front.queued, len(backlog), list(backlog), not front._mailbox.spill) == (0, 0, [], True)
-    assert (front.workers, backlog.seats, backlog._idle, backlog._woken) == ([], [], {}, {})
+    assert (front.workers, backlog.seats) == ([], [])
+    assert (backlog._idle, backlog._woken, backlog._blocked) == ({}, {}, {})
     for name in ("_bound", "_unbound", "_held"):
         assert not getattr(backlog, name, None), name
     left = [entry for _, _, entry in front.deadlines._heap if entry.live()]

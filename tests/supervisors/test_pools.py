@@ -504,6 +504,21 @@ async def test_the_queue_of_a_pool_is_bounded_as_a_whole(autojump_clock: MockClo
         assert len([event for event in seen if isinstance(event, Overflowed)]) == 2
 
 
+@pytest.mark.parametrize("routing", ["round_robin", creche.by_key(), creche.sticky()])
+async def test_what_is_revoked_holds_no_room_whatever_the_routing(routing: Routing, autojump_clock: MockClock) -> None:
+    """Also when it waits for one worker."""
+    spec = workers(size=1, routing=routing).options(mailbox=2, overflow="reject")
+    async with opened(spec) as (_, pool), trio.open_nursery() as nursery:
+        (gate,), _ = await block(nursery, pool, 1)
+        waiting = [asking(nursery, pool.ask.who, 1) for _ in range(2)]
+        await settle()
+        waiting[0].scope.cancel()
+        await settle()
+        pool.cast_nowait(Worker.who, 1)
+        gate.opened.set()
+        assert await waiting[1].settled() == "value"
+
+
 async def test_pools_drop_the_oldest_of_all(autojump_clock: MockClock) -> None:
     """Whatever worker it waits for."""
     for routing in ("shared", "round_robin"):

@@ -62,7 +62,8 @@ class Autoscaler:
         Parameters
         ----------
         busy, oldest
-            Workers that have a message in hand; seconds for which the oldest message has waited, 0 without one.
+            Workers that have a message in hand or are down; seconds for which the oldest message has waited, 0 without
+            one.
         """
         rule = self._rule
         if oldest > 0 or busy >= size:

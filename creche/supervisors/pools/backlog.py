@@ -12,11 +12,9 @@ idle, at most `WAKES` have been woken and not come yet; whoever comes for a mess
 a burst of quick messages wakes two workers for nothing, where one wake for each message would wake them all, and one of
 slow messages gets all workers to work a few passes of the scheduler later. A worker that was woken and does not come,
 because it crashed or was stopped in that very step, passes the wake on (`left`), else the message would wait although
-others are idle.
+others are idle. A worker that puts back what it has taken, because as many of that kind as may run are running there,
+is *blocked* until that changes, or until somebody else takes that message: it may handle what comes behind it.
 
-Keys (`KeyedBacklog`): a key is *bound* to a worker while that worker has it in hand or in its line; then all messages
-of that key go there. That alone keeps their order, whatever the policy says meanwhile: when the pool is resized a key
-moves only when it is bound no more. A key whose worker retires with it in hand is held until that worker has come back.
 All of it happens in one thread, and nothing here awaits.
 """
 
@@ -34,7 +32,6 @@ from ...runtime.context import NO_BAGGAGE
 from ...runtime.envelope import NEVER, SETTLED, KeyedCast, Request
 from ...runtime.mailbox import Mailbox, Queued, is_live, spec_of
 from .line import Entry, Line
-from .routing import Policy
 
 if TYPE_CHECKING:
     from .admission import Admitting
@@ -43,19 +40,19 @@ if TYPE_CHECKING:
 
 WAKES = 2
 NO_KEY = object()  # of what was sent to one worker: it is for nobody else
-KeyOf = Callable[[Queued], Hashable]
 
 
 class Seat:
     """A worker's place in the backlog."""
 
-    __slots__ = ("aimed", "from_common", "hand", "line", "name", "retired", "worker")
+    __slots__ = ("aimed", "batch", "from_common", "hand", "line", "name", "retired", "worker")
 
     def __init__(self, worker: WorkerCell, line: Line) -> None:
         self.worker = worker
         self.name = worker.name
         self.line = line
         self.hand: Entry | None = None  # taken, and the worker has not come back for the next
+        self.batch: list[Hashable] = []  # the keys of those that it has taken together with that, before it
         self.from_common = False
         self.aimed = 0  # messages that are about to be sent together, and will be assigned to it
         self.retired = False  # it takes nothing new
@@ -87,6 +84,7 @@ class Backlog:
         self.seats: list[Seat] = []
         self._idle: dict[Seat, None] = {}  # the one that became so last is woken first: its caches are warm
         self._woken: dict[Seat, None] = {}  # for the common line, and has not come yet
+        self._blocked: dict[Seat, Queued] = {}  # what it has put back into the common line
         self._count: int = 0
         self.arrived: float | None = None  # when the one that is appended next has come, if not now
 
@@ -106,6 +104,10 @@ class Backlog:
 
     def _in_order(self, lines: Iterable[Line]) -> Iterable[Entry]:
         return merge(*lines, key=lambda entry: entry[0] or 0.0)
+
+    def for_anybody(self) -> int:
+        """How many messages wait for no worker that is known."""
+        return len(self.common)
 
     def _lines(self) -> Iterator[Line]:
         yield self.common
@@ -170,6 +172,7 @@ class Backlog:
         """The worker has found nothing and is about to park."""
         self.came_back(seat)
         self._woken.pop(seat, None)
+        self._blocked.pop(seat, None)
         self._idle.pop(seat, None)
         if not seat.retired:
             self._idle[seat] = None
@@ -178,12 +181,24 @@ class Backlog:
         """The worker will not come for the next message, or not soon: somebody else must."""
         self._idle.pop(seat, None)
         self._woken.pop(seat, None)
+        self._blocked.pop(seat, None)
         self.pass_on()
+
+    def yields(self, seat: Seat) -> None:
+        """The same, and it may be long: what waits for it goes to others, if there are any that may handle it."""
+        self.left(seat)
+
+    def came_up(self, seat: Seat) -> None:
+        """The worker has started, and will come by itself: it may handle what waits for those that are down."""
+
+    def tries_again(self, seat: Seat) -> None:
+        """What the worker has put back it may perhaps handle now."""
+        self._blocked.pop(seat, None)
 
     def crashed(self, seat: Seat) -> None:
         """Its incarnation has ended, and with it what was in its hand."""
         self.came_back(seat)
-        self.left(seat)
+        self.yields(seat)
 
     def pass_on(self) -> None:
         """Let idle workers come for what waits."""
@@ -214,6 +229,8 @@ class Backlog:
                 break
             entry = line.popleft()
             item = entry[1]
+            if self._blocked and line is self.common:
+                self._moves_on(item, seat)
             if not self._still_wanted(seat, line, entry):
                 continue
             self._count -= 1
@@ -264,8 +281,19 @@ class Backlog:
         assert entry is not None
         self._count += 1
         self._unclaim(seat, entry)
-        (self.common if seat.from_common else seat.line).put_first(entry)
-        self.pass_on()
+        if seat.from_common:
+            self._blocked[seat] = entry[1]
+        Backlog._put_first(self, seat, entry)
+
+    def _moves_on(self, item: Queued, taker: Seat | None = None) -> None:
+        """A message has left the common line: let those look again that had put it back.
+
+        If they find it there once more, put back by `taker`, they put it back too, and do not let others look again:
+        else they would go on for ever.
+        """
+        if taker is None or self._blocked.pop(taker, None) is not item:
+            for seat in [seat for seat, put_back in self._blocked.items() if put_back is item]:
+                seat.worker.look_again()
 
     def hand_back(self, seat: Seat, item: Queued) -> None:
         """The worker has died with a message in hand that is to be handled once more: first, by whoever it is for.
@@ -305,9 +333,13 @@ class Backlog:
     def popleft(self) -> Queued:
         """Take out, for whoever makes room by dropping the oldest."""
         line = min((line for line in self._lines() if line), key=lambda line: line.oldest())
+        return self._drop(line)
+
+    def _drop(self, line: Line) -> Queued:
         entry = line.drop()
         self._count -= 1
         self._forget(entry, line)
+        self._moves_on(entry[1])
         return entry[1]
 
     def clear(self) -> None:
@@ -329,242 +361,12 @@ class Backlog:
     def _filter(self, keep: Callable[[Queued], bool], lines: Iterable[Line] | None = None) -> None:
         dropped: list[tuple[Entry, Line]] = []
         for line in list(self._lines()) if lines is None else lines:
-            dropped += [(entry, line) for entry in line if not keep(entry[1])]
-            line.refill([entry for entry in line if keep(entry[1])])
+            dropped += [(entry, line) for entry in line.sift(lambda entry: keep(entry[1]))]
         self._count -= len(dropped)
         for entry, line in dropped:
             if not is_live(entry[1]):
                 self.mailbox.skipped(entry[1])
             self._forget(entry, line)
-
-
-class Bound:
-    """A key that has a worker: how much of it that worker has in hand and in its line."""
-
-    __slots__ = ("count", "seat")
-
-    def __init__(self, seat: Seat) -> None:
-        self.seat = seat
-        self.count = 0
-
-
-class RoutedBacklog(Backlog):
-    """A backlog whose messages are assigned by a policy."""
-
-    def __init__(self, front: Front, new_line: Callable[[], Line], policy: Policy[Seat]) -> None:
-        super().__init__(front, new_line)
-        self._policy = policy
-
-    def target(self, item: Queued) -> Seat | None:
-        """See `Backlog`."""
-        return self._chosen(None)
-
-    def append(self, item: Queued, /) -> None:
-        """See `Backlog`."""
-        self._count += 1
-        seat = self._front.seat_of(item)
-        self._place((self._now(), item, None), seat)
-
-    def _chosen(self, key: Hashable) -> Seat | None:
-        open_seats = [seat for seat in self.seats if not seat.retired]
-        return self._policy.choose(key, open_seats) if open_seats else None
-
-    def _place(self, entry: Entry, seat: Seat | None = None) -> None:
-        if seat is None or seat.retired:
-            seat = self._chosen(entry[2])
-        if seat is None:
-            self._append_common(entry)
-        else:
-            self._assign(seat, entry)
-
-    def _assign(self, seat: Seat, entry: Entry) -> None:
-        seat.line.append(entry)
-        item = entry[1]
-        if isinstance(item, Request):
-            item.cell = seat.worker
-        if seat in self._idle and seat.worker.wake_if_hungry():
-            del self._idle[seat]
-
-    def _put_first(self, seat: Seat, entry: Entry) -> None:
-        """See `Backlog`. Into its own line: from there it goes to others together with what waits for this worker."""
-        if isinstance(entry[1], Request):
-            entry[1].cell = seat.worker
-        seat.line.put_first(entry)
-        if seat.retired:
-            self._reroute(seat)
-
-    def retire(self, seat: Seat) -> None:
-        """See `Backlog`."""
-        super().retire(seat)
-        self._reroute(seat)
-
-    def crashed(self, seat: Seat) -> None:
-        """See `Backlog`: what was assigned to it goes to others, if there are any."""
-        super().crashed(seat)
-        if any(other.up for other in self.seats):
-            self._reroute(seat)
-
-    def _reroute(self, seat: Seat) -> None:
-        moving = self._move_out(seat)
-        for entry in moving:
-            self._place(entry)
-
-    def _move_out(self, seat: Seat) -> list[Entry]:
-        entries = list(seat.line)
-        seat.line.refill(entry for entry in entries if entry[2] is NO_KEY)
-        return [entry for entry in entries if entry[2] is not NO_KEY]
-
-
-class KeyedBacklog(RoutedBacklog):
-    """A backlog in which messages of one key are handled one after the other, in order."""
-
-    def __init__(
-        self,
-        front: Front,
-        new_line: Callable[[], Line],
-        policy: Policy[Seat],
-        key_of: KeyOf,
-        *,
-        waits_for_its_worker: bool,
-    ) -> None:
-        super().__init__(front, new_line, policy)
-        self._key_of = key_of
-        self._waits_for_its_worker = waits_for_its_worker  # also while it is down
-        self._bound: dict[Hashable, Bound] = {}
-        self._unbound: dict[Hashable, int] = {}  # how many wait in the common line
-        self._held: dict[Hashable, Line] = {}  # until the retired worker that has the key in hand has come back
-
-    def _lines(self) -> Iterator[Line]:
-        yield from super()._lines()
-        yield from self._held.values()
-
-    def target(self, item: Queued) -> Seat | None:
-        """See `RoutedBacklog`. Raises whatever the key function does."""
-        key = self._key_of(item)
-        bound = self._bound.get(key)
-        return self._chosen(key) if bound is None else bound.seat
-
-    def append(self, item: Queued, /) -> None:
-        """See `Backlog`. Its key has been looked at before: see `target`."""
-        self._count += 1
-        self._place((self._now(), item, self._key_of(item)))
-
-    def _place(self, entry: Entry, seat: Seat | None = None) -> None:
-        key = entry[2]
-        bound = self._bound.get(key)
-        if key in self._unbound:
-            self._append_common(entry)  # behind those of its key that wait there
-        elif bound is None:
-            super()._place(entry)
-        else:
-            self._give(bound.seat, entry)
-
-    def _give(self, seat: Seat, entry: Entry) -> None:
-        if seat.retired:
-            self._held.setdefault(entry[2], Line()).append(entry)
-        else:
-            self._assign(seat, entry)
-
-    def _assign(self, seat: Seat, entry: Entry) -> None:
-        self._bind(entry[2], seat)
-        super()._assign(seat, entry)
-
-    def _append_common(self, entry: Entry) -> None:
-        self._unbound[entry[2]] = self._unbound.get(entry[2], 0) + 1
-        super()._append_common(entry)
-
-    def _bind(self, key: Hashable, seat: Seat) -> None:
-        bound = self._bound.get(key)
-        if bound is None:
-            bound = self._bound[key] = Bound(seat)
-        bound.count += 1
-
-    def _release(self, key: Hashable) -> None:
-        """One message less that binds a key. What was held for it may go on when there is none left."""
-        bound = self._bound.get(key)
-        if bound is None:
-            return
-        bound.count -= 1
-        if not bound.count:
-            del self._bound[key]
-            for entry in self._held.pop(key, ()):
-                self._place(entry)
-
-    def _put_first(self, seat: Seat, entry: Entry) -> None:
-        """See `RoutedBacklog`. It binds its key to this worker as it did in its hand."""
-        if seat.retired and entry[2] is not NO_KEY:
-            self._held.setdefault(entry[2], Line()).put_first(entry)
-            self._release(entry[2])
-        else:
-            super()._put_first(seat, entry)
-
-    def came_back(self, seat: Seat) -> None:
-        """See `Backlog`."""
-        entry, seat.hand = seat.hand, None
-        if entry is not None and entry[2] is not NO_KEY:
-            self._release(entry[2])
-
-    def take_more(self, seat: Seat, spec: MessageSpec | None = None) -> Queued:
-        """See `Backlog`. Of several that are taken together the last one stands for all."""
-        before = seat.hand
-        item = super().take_more(seat, spec)
-        if before is not None and before is not seat.hand and before[2] is not NO_KEY:
-            self._release(before[2])
-        return item
-
-    def _claim(self, seat: Seat, entry: Entry) -> bool:
-        """See `Backlog`."""
-        self._one_unbound_less(entry[2])
-        bound = self._bound.get(entry[2])
-        if bound is None or bound.seat is seat:
-            self._bind(entry[2], seat)
-            return True
-        self._give(bound.seat, entry)
-        return False
-
-    def _unclaim(self, seat: Seat, entry: Entry) -> None:
-        """See `Backlog`."""
-        if seat.from_common:
-            self._release(entry[2])
-            self._unbound[entry[2]] = self._unbound.get(entry[2], 0) + 1
-
-    def _one_unbound_less(self, key: Hashable) -> None:
-        left = self._unbound.get(key, 0) - 1
-        if left > 0:
-            self._unbound[key] = left
-        else:
-            self._unbound.pop(key, None)
-
-    def _forget(self, entry: Entry, line: Line) -> None:
-        """See `Backlog`."""
-        if line is self.common:
-            self._one_unbound_less(entry[2])
-        elif entry[2] is not NO_KEY and line is not self._held.get(entry[2]):
-            self._release(entry[2])
-
-    def crashed(self, seat: Seat) -> None:
-        """See `Backlog`."""
-        if self._waits_for_its_worker:
-            Backlog.crashed(self, seat)
-        else:
-            super().crashed(seat)
-
-    def _reroute(self, seat: Seat) -> None:
-        """See `RoutedBacklog`. To the head of the common line go those that anybody may take."""
-        moving = self._move_out(seat)
-        for entry in moving:
-            self._release(entry[2])
-        if self._waits_for_its_worker:
-            for entry in moving:
-                self._place(entry)
-            return
-        for entry in reversed(moving):
-            if entry[2] in self._bound:  # in the hand of one that retires
-                self._held.setdefault(entry[2], Line()).appendleft(entry)
-            else:
-                self._unbound[entry[2]] = self._unbound.get(entry[2], 0) + 1
-                self.common.put_first(entry)
-        self.pass_on()
 
 
 # Stands for a message where none is left that anybody wants: the loop skips what waits no more.

@@ -153,6 +153,12 @@ class Front(Intake):
         for item in self._mailbox.take_all():
             self.refuse(item, "closed", cause=cause)
 
+    def holds_less(self) -> None:
+        """What was held has gone to workers: while the pool drains, all stay until then."""
+        if self.draining:
+            for worker in self.workers:
+                worker.wake()
+
     def follow(self, held: bool, restart_at: float) -> None:
         """Whether the pool itself waits for its group, and until when: see `must_not_hold_up`."""
         self._held = held
@@ -301,10 +307,18 @@ class RoutedFront(Front):
         return await wait_task_rescheduled(request.abort)
 
     def _aim(self, together: Together) -> None:
-        seats = [self._aim_at_worker(part) for part in together.parts]
-        for seat in seats:
-            if seat is not None:
+        try:
+            for part in together.parts:
+                self._aim_at_worker(part)
+        finally:
+            for seat in self.backlog.seats:
                 seat.aimed = 0
+
+    def _submit_all(self, together: Together, deadline: float) -> None:
+        if all(worker.refusal is None for worker in self.workers):
+            super()._submit_all(together, deadline)
+        else:
+            self._submit_each(together, deadline)
 
     def _aim_at_worker(self, request: Request) -> Seat | None:
         for check in self._checks:

@@ -28,18 +28,19 @@ class Line(deque[Entry]):
         return self[0]
 
     def oldest(self) -> float:
-        """Since when the one that has waited longest waits; infinity if that is not known of any."""
-        return next((since for since, _, _ in self if since is not None), inf)
+        """Since when the one that has waited longest waits; infinity if that is not known."""
+        return inf if self[0][0] is None else self[0][0]
 
     def drop(self) -> Entry:
         """Take out what can be missed best: the oldest."""
         return self.popleft()
 
-    def refill(self, entries: Iterable[Entry]) -> None:
-        """Hold these, in this order, and nothing else."""
-        kept = list(entries)
+    def sift(self, keep: Callable[[Entry], bool]) -> list[Entry]:
+        """Take out all but those that are to be kept, and return them, in order."""
+        entries = list(self)
         self.clear()
-        self.extend(kept)
+        self.extend(entry for entry in entries if keep(entry))
+        return [entry for entry in entries if not keep(entry)]
 
     def put_first(self, entry: Entry) -> None:
         """Return what has just been taken, or what had its turn elsewhere."""

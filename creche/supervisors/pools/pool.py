@@ -32,9 +32,10 @@ from ..spec import SupervisorSpec
 from ..supervisor import Supervisor
 from .admission import Admission, Admitting
 from .autoscale import Autoscale, Autoscaler
-from .backlog import Backlog, KeyedBacklog, RoutedBacklog
+from .backlog import Backlog
 from .front import Front, RoutedFront
 from .handle import Pool, PoolStatistics
+from .keyed import KeyedBacklog, RoutedBacklog
 from .line import Line, PriorityLine, arguments_of
 from .routing import ByKey, Routing, Sticky, policy_of
 from .shared import SharedBacklog
@@ -231,6 +232,9 @@ class PoolNode(Supervisor):
         """How many of them have something in hand."""
         return sum(worker.seat.busy for worker in self.front.workers)
 
+    def _not_idle(self) -> int:
+        return sum(worker.seat.busy or not worker.takes for worker in self.front.workers)
+
     @property
     def queued(self) -> int:
         """See `Node`."""
@@ -337,7 +341,7 @@ class PoolNode(Supervisor):
         with scope:
             while True:
                 await trio.sleep(rule.every)
-                size = scaler.size(trio.current_time(), self.size, self.busy, self.front.oldest_wait)
+                size = scaler.size(trio.current_time(), self.size, self._not_idle(), self.front.oldest_wait)
                 if size != self.size:
                     await self._resize_by_load(size)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ...runtime.actor import Actor, MessageSpec
 from ...runtime.cell import Cell
 from ...runtime.envelope import Cast, Request, Waiting
+from ...runtime.errors import NotDeliveredReason
 from ...runtime.mailbox import Mailbox, Queue, Queued, is_live
 from ...runtime.node import State
 from .backlog import NOTHING, Backlog, Seat
@@ -52,7 +53,7 @@ class Hand:
     def __len__(self) -> int:
         """How much this worker has still to do before it may end: all of it, while the whole pool drains."""
         own = len(self._seat.line)
-        return own + len(self._backlog.common) if self._front.draining and not self._seat.retired else own
+        return own + self._backlog.for_anybody() if self._front.draining and not self._seat.retired else own
 
     def __iter__(self) -> Iterator[Queued]:
         return (entry[1] for entry in self._seat.line)
@@ -71,8 +72,6 @@ class Hand:
 
     def appendleft(self, item: Queued, /) -> None:
         """Return what has just been taken."""
-        if not isinstance(item, tuple):
-            item.cell = self._front
         self._backlog.put_back(self._seat)
 
     def take_more(self, spec: MessageSpec) -> Queued:
@@ -169,7 +168,7 @@ class WorkerCell(Cell):
     @property
     def takes(self) -> bool:
         """Whether it can take messages at this moment."""
-        return self.state is State.RUNNING and not self.stuck
+        return self.state is State.RUNNING and not self.stuck and not self.ends
 
     @property
     def queued(self) -> int:
@@ -205,6 +204,25 @@ class WorkerCell(Cell):
         self.front.gone(self)  # first: what is not for this very worker goes to others
         super()._ended(cause)
 
+    def cancel(self, reason: str) -> None:
+        """See `Node`: its end may take a while."""
+        super().cancel(reason)
+        self.front.backlog.yields(self.seat)
+
+    def exit(self) -> None:
+        """See `ActorContext.exit`: so may this one."""
+        super().exit()
+        self.front.backlog.yields(self.seat)
+
+    def wake_if_blocked(self) -> None:
+        """See `Intake`."""
+        self.front.backlog.tries_again(self.seat)
+        super().wake_if_blocked()
+
+    def look_again(self) -> None:
+        """What it has put back is not at the head any more."""
+        super().wake_if_blocked()
+
     def attend(self) -> None:
         """See `Handling`: it may be a while before it comes for a message."""
         self.front.backlog.left(self.seat)
@@ -233,8 +251,11 @@ class WorkerCell(Cell):
     def declare_stuck(self) -> None:
         """See `Intake`."""
         super().declare_stuck()
-        self.front.backlog.left(self.seat)
         self.front.reconsider()
+
+    def _refuse_calls(self, reason: NotDeliveredReason, retry_after: float | None) -> None:
+        self.front.backlog.yields(self.seat)  # only what nobody else may handle is refused
+        super()._refuse_calls(reason, retry_after)
 
     def _unwound(self) -> None:
         super()._unwound()
@@ -243,6 +264,7 @@ class WorkerCell(Cell):
     def _is_ready(self) -> None:
         super()._is_ready()
         self.front.reconsider()
+        self.front.backlog.came_up(self.seat)
 
     def _lose_patience(self) -> None:
         super()._lose_patience()
