@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import replace
 
 import pytest
 
-from examples.message_service.soak import MAY_GROW, Clock, Sample, growth
+from examples.message_service.soak import MAY_GROW, Clock, Cpu, Sample, growth
 
-STEADY = Sample(0.0, 0, 0, memory_mb=70.0, descriptors=30, threads=4, tasks=40, p50_ms=4.0, p99_ms=40.0)
+STEADY = Sample(0.0, 0, 0, memory_mb=70.0, descriptors=30, threads=4, tasks=40, p50_ms=4.0, p99_ms=40.0, cpu_ms=5.0)
 
 
 def test_what_stays_as_it_was_is_flat() -> None:
@@ -32,3 +34,13 @@ def test_latencies_are_those_since_the_last_sample() -> None:
     assert clock.take() == (50.0, 99.0)
     assert clock.take() == (0.0, 0.0)
     assert clock.posted == 100
+
+
+def test_processor_time_is_that_of_the_process_and_of_all_others() -> None:
+    cpu = Cpu(os.getpid())
+    began = time.process_time()
+    while time.process_time() - began < 0.1:
+        pass
+    mine, others = cpu.take(posted=10)
+    assert mine >= 9  # ms a message; the kernel counts in hundredths of a second
+    assert others <= (os.cpu_count() or 1) + 0.5
