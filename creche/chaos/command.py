@@ -2,13 +2,15 @@
 
 The target is an app, ``module:app``, which is run live for as long as it is told, perhaps with a load; or a scenario,
 an async function of a `World`, which is run in virtual time from one seed after the other. The exit status is 0 if all
-that must hold did, 1 if not, and 2 if the command cannot be carried out as it was given.
+that must hold did, 1 if not, and 2 if the command cannot be carried out as it was given. Ctrl-C ends the faults and the
+load of a live run: what became of it so far is looked at and told. Elsewhere it ends the command, with status 130.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import trio
 
 from ..runtime.cli import add_options
 from ..runtime.config_fields import parse_duration
@@ -24,11 +27,13 @@ from ..runtime.errors import CrecheError
 from ..runtime.node import one_line
 from ..testing.journal import Summary
 from .explore import Finding, Run, Scenario, run, run_live, shrunk, test_of
-from .live import Load, Openable, is_scenario, scenario_of
+from .live import Load, Openable, Opened, is_scenario, scenario_of
 from .plan import Kind, Plan, Recipe
+from .world import World
 
 _VIOLATED = 1
 _USAGE_ERROR = 2
+_INTERRUPTED = 128 + signal.SIGINT
 _LIVE_SHRINKS = 30  # each takes as long as the run
 
 
@@ -57,32 +62,58 @@ def fill(parser: argparse.ArgumentParser) -> None:
 
 def carry_out(arguments: argparse.Namespace) -> int:
     """Run; returns the exit status."""
+    ctrl_c = _CtrlC()
     try:
-        scenario, is_live = _scenario(arguments)
+        scenario, is_live = _scenario(arguments, ctrl_c)
         recipe = _recipe(arguments)
         plan = None if arguments.plan is None else Plan.from_json(arguments.plan.read_bytes())
     except (ValueError, ImportError, AttributeError, TypeError, OSError, CrecheError) as error:
         print(f"creche chaos: {error}", file=sys.stderr)
         return _USAGE_ERROR
     one_run = partial(run_live if is_live else run, scenario, recipe=recipe, patience=arguments.patience)
-    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
-        found = one_run(seed, plan=plan)
-        smallest = found
-        if arguments.shrink and found.failure is not None:
-            attempts = {"attempts": _LIVE_SHRINKS} if is_live else {}
-            smallest = shrunk(found, lambda variant: one_run(plan=variant), **attempts)
-        _tell(arguments, scenario, found, smallest)
-        if found.failure is not None:
-            return _VIOLATED
+    again = partial(shrunk, attempts=_LIVE_SHRINKS) if is_live else shrunk
+    try:
+        for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+            found = smallest = one_run(seed, plan=plan)
+            if arguments.shrink and found.failure is not None and not ctrl_c.came:
+                smallest = again(found, lambda variant: one_run(plan=variant))
+            _tell(arguments, scenario, found, smallest)
+            if found.failure is not None:
+                return _VIOLATED
+            if ctrl_c.came:
+                break
+    except BaseException as error:
+        if not _only_interrupts(error):
+            raise
+        print("creche chaos: interrupted", file=sys.stderr)
+        return _INTERRUPTED
     return 0
 
 
-def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, bool]:
+def _only_interrupts(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).split(KeyboardInterrupt)[1] is None
+    return isinstance(error, KeyboardInterrupt)
+
+
+class _CtrlC:
+    """Ends a live run early. The second one is Python's own again."""
+
+    came = False
+
+    async def wait(self, _world: World, _opened: Opened) -> None:
+        with trio.open_signal_receiver(signal.SIGINT) as signals:
+            await anext(signals)
+            self.came = True
+
+
+def _scenario(arguments: argparse.Namespace, ctrl_c: _CtrlC) -> tuple[Scenario, bool]:
     """What is to be run, and whether on the real clock."""
     target = _named(arguments.target)
     load = None if arguments.load is None else cast("Load", _named(arguments.load))
     if isinstance(target, Openable):
-        scenario = scenario_of(target, arguments.lasting, load, arguments.healthy_within)
+        until = None if arguments.virtual else ctrl_c.wait
+        scenario = scenario_of(target, arguments.lasting, load, arguments.healthy_within, until)
         return scenario, not arguments.virtual
     if not is_scenario(target):
         raise TypeError(f"{arguments.target} is {target!r}, neither a creche.App nor an async function of a World")

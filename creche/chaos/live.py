@@ -43,24 +43,36 @@ def _all_below(node: Node) -> list[Node]:
     return [node, *(one for child in node.children() for one in _all_below(child))]
 
 
-def scenario_of(app: Openable, lasting: float, load: Load | None = None, healthy_within: float = 10.0) -> Scenario:
+def scenario_of(
+    app: Openable, lasting: float, load: Load | None = None, healthy_within: float = 10.0, until: Load | None = None
+) -> Scenario:
     """A scenario that opens an app, and lets `load` work it for `lasting` seconds, or until it returns.
 
     `load` is an async function of the world and of what `App.open` gives; it may add invariants of its own. When the
-    plan has been carried out, all actors must run again within `healthy_within` seconds.
+    plan has been carried out, all actors must run again within `healthy_within` seconds. `until` is the same kind of
+    function: load and plan end when it returns.
     """
 
     async def scenario(world: World) -> None:
         async with app.open() as opened:
-            async with world.unleashed(opened.runtime):
+            async with world.unleashed(opened.runtime), trio.open_nursery() as nursery:
+                if until is not None:
+                    nursery.start_soon(_end_after, until, world, opened, nursery.cancel_scope)
                 with trio.move_on_after(lasting):
                     if load is None:
                         await trio.sleep_forever()
                     else:
                         await load(world, opened)
+                nursery.cancel_scope.cancel()
             await world.eventually(HEALTHY, lambda: healthy(opened.runtime), within=healthy_within)
 
     return scenario
+
+
+async def _end_after(until: Load, world: World, opened: Opened, scope: trio.CancelScope) -> None:
+    await until(world, opened)
+    world.call_off()
+    scope.cancel()
 
 
 def is_scenario(target: object) -> bool:

@@ -132,6 +132,10 @@ class World:
                 await runtime.stop(monkey)
             unsubscribe()
 
+    def call_off(self) -> None:
+        """Make no more steps of the plan: `unleashed` does not wait for them."""
+        self._done.set()
+
     # --- invariants -------------------------------------------------------------------------------
 
     def look(self) -> None:
