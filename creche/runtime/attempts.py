@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .actor import MessageSpec
 from .context import Baggage
-from .errors import CallFailed, DeadlineExceeded, NotDelivered, OutcomeUnknown
+from .errors import CallCycle, CallFailed, DeadlineExceeded, NotDelivered, OutcomeUnknown
 from .node import one_line, without_frames
 
 if TYPE_CHECKING:
@@ -54,17 +54,24 @@ def tried(item: Cast, failure: Exception) -> TriedCast:
     return made
 
 
-def given_up(error: CallFailed, cause: BaseException | None, causes: Causes) -> CallFailed:
+def given_up(error: CallFailed | CallCycle, cause: BaseException | None, causes: Causes) -> CallFailed:
     """What the caller of a message that was tried is told, where a message that was not is told `error`."""
+    path = error.chain[1] if isinstance(error, CallCycle) else error.path
     if isinstance(error, DeadlineExceeded):
-        return DeadlineExceeded(error.path, delivered=True)
+        return DeadlineExceeded(path, delivered=True)
     why = ""
     if isinstance(error, OutcomeUnknown):
         causes = one_more(causes, cause) if isinstance(cause, Exception) else causes
     else:
-        why = f"; it was not tried again ({error.reason if isinstance(error, NotDelivered) else 'closed'})"
+        why = f"; it was not tried again ({_refused_because(error)})"
     attempts = "1 attempt" if len(causes) == 1 else f"{len(causes)} attempts"
-    told = OutcomeUnknown(error.path, f"outcome unknown after {attempts}{why}", causes)
+    told = OutcomeUnknown(path, f"outcome unknown after {attempts}{why}", causes)
     for number, each in enumerate(causes, 1):
         told.add_note(f"attempt {number}: {one_line(each)}")
     return told
+
+
+def _refused_because(error: CallFailed | CallCycle) -> str:
+    if isinstance(error, CallCycle):
+        return "call cycle"
+    return error.reason if isinstance(error, NotDelivered) else "closed"

@@ -39,7 +39,7 @@ from trio.lowlevel import reschedule
 from .actor import MessageSpec
 from .attempts import Causes, TriedCast, given_up, is_last, one_more
 from .context import Baggage
-from .errors import CallFailed, DeadlineExceeded, OutcomeUnknown
+from .errors import CallCycle, CallFailed, DeadlineExceeded, OutcomeUnknown
 from .node import own_copy
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Request(outcome.Outcome[Any]):
         self._land()
         self._settle(None, own_copy(error))
 
-    def fail(self, error: CallFailed, cause: BaseException | None = None) -> None:
+    def fail(self, error: CallFailed | CallCycle, cause: BaseException | None = None) -> None:
         """It will not be answered. `error` is made for this caller."""
         causes = self.causes
         if causes:
@@ -346,7 +346,7 @@ class WaitingCast:
         """There is room: let the sender go on."""
         self._finish(outcome.Value(None))
 
-    def fail(self, error: CallFailed, cause: BaseException | None = None) -> None:
+    def fail(self, error: CallFailed | CallCycle, cause: BaseException | None = None) -> None:
         """It will not be accepted."""
         if self.state == SPILLED:
             self.cell.bury(SPILLED)

@@ -127,7 +127,8 @@ class Runtime:
         """Stop an actor or component for good: close it to new work, drain, then cancel.
 
         Idempotent. `target` is its handle. An actor cannot stop itself in this way, nor what it stands in, for its
-        handler would wait for itself: that raises `CallCycle`; use `ActorContext.exit`.
+        handler would wait for itself: that raises `CallCycle`; use `ActorContext.exit`. So does a handler that is at
+        work for what it would stop. What else that asks of the actor meanwhile is refused with `CallCycle`.
         """
         node = self.node_of(target)
         if node is self.root:

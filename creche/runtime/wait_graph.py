@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from .envelope import DEFERRED, RUNNING, SETTLED, SPILLED, Request, Together
-from .waits import Start
+from .waits import Change
 
 if TYPE_CHECKING:
     from .node import Node
     from .waits import Edge
 
-WaitsUntil = Literal["room", "taken", "handled", "answered", "started"]
+WaitsUntil = Literal["room", "taken", "handled", "answered", "started", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class Wait:
     waiter
         The path of the actor whose handler waits.
     message
-        What it has sent; empty if it waits for the start of a child.
+        What it has sent; empty if it waits for the start or the end of an actor.
     target
         The path of the actor, or of the child, that it waits for.
     until
         What it waits for: ``room`` in the mailbox; ``taken``: the message waits in the mailbox or is stashed;
         ``handled``: its handler is at work; ``answered``: its reply is deferred; ``started``: a child, or the successor
-        of one, comes up.
+        of one, comes up; ``stopped``: it ends for good.
     """
 
     waiter: str
@@ -44,7 +44,7 @@ class Wait:
     until: WaitsUntil
 
     def __str__(self) -> str:
-        return f"{self.waiter} --{self.message or 'start'}--> {self.target}  [{self.until}]"
+        return f"{self.waiter} --{_what(self)}--> {self.target}  [{self.until}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ def wait_for_graph(root: Node) -> WaitForGraph:
 
 
 def _waits(waiter: str, edge: Edge) -> Iterator[Wait]:
-    if isinstance(edge, Start):
-        yield Wait(waiter, "", edge.node.path, "started")
+    if isinstance(edge, Change):
+        yield Wait(waiter, "", edge.node.path, edge.until)
     elif isinstance(edge, Together):
         for part in edge.parts:
             yield from _waits(waiter, part)
@@ -102,7 +102,11 @@ def _until(state: int) -> WaitsUntil:
 
 
 def _label(wait: Wait) -> str:
-    return f"{wait.message or 'start'} ({wait.until})"
+    return f"{_what(wait)} ({wait.until})"
+
+
+def _what(wait: Wait) -> str:
+    return wait.message or ("start" if wait.until == "started" else "stop")
 
 
 def _quoted(text: str) -> str:

@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 A *waiter* is a handler at work: a cell, for its serial message in hand, or one activity of a concurrent message. An
-*edge* is what it waits for: a call, many calls together, room for a cast, or the start of a child, a successor's
-included. Edges exist only while somebody waits.
+*edge* is what it waits for: a call, many calls together, room for a cast, or that an actor has started, a successor
+included, or stopped. Edges exist only while somebody waits.
 
 A call that is being handled waits for its handler. One that is queued, or whose reply is deferred, waits until the
 actor's task comes to take messages: for its serial message in hand, and for the activities of any concurrent message
@@ -23,7 +23,7 @@ The check runs before anything is sent. All of it happens in one thread, so the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from .envelope import CANCELLING, RUNNING, SETTLED, SPILLED, Request, Together, WaitingCast
 from .errors import CallCycle
@@ -33,18 +33,19 @@ if TYPE_CHECKING:
     from .node import Node
 
 
-class Start:
-    """The start of a child, for which a handler waits.
+class Change:
+    """A node is to start, or to stop: a handler waits for that.
 
-    The child may be calling somebody from its lifespan, and one that is being replaced from what it has in hand.
+    It may be calling somebody from its lifespan, and one that is being replaced or stopped from what it has in hand.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, until: Literal["started", "stopped"]) -> None:
         self.node = node
+        self.until: Literal["started", "stopped"] = until
 
 
 Sent = Request | Together | WaitingCast
-Edge = Sent | Start
+Edge = Sent | Change
 Chain = tuple[str, ...] | None
 Known = dict["Intake", Chain]
 _NO_WAY_OUT: tuple[str, ...] = ()
@@ -74,10 +75,8 @@ class Waiter(Protocol):
 
 def unsent(edges: Iterable[Edge]) -> Iterator[Request | WaitingCast]:
     """Those that still wait to be taken: they may be refused."""
-    for edge in edges:
-        if isinstance(edge, Together):
-            yield from unsent(edge.parts)
-        elif not isinstance(edge, Start) and edge.state <= SPILLED:
+    for edge in _singly(edges):
+        if not isinstance(edge, Change) and edge.state <= SPILLED:
             yield edge
 
 
@@ -86,6 +85,43 @@ def check_for_cycle(waiter: Waiter, edge: Edge) -> None:
     chain = _along(edge, waiter, {})
     if chain:
         raise CallCycle((waiter.path, *chain))
+
+
+def give_up_on(waiter: Waiter, node: Node) -> None:
+    """`waiter` is about to wait for the end of `node`: what is in hand there shall not wait for `waiter` in vain.
+
+    Its calls that wait to be taken are refused with `CallCycle`, as later ones will be. Raises `CallCycle`, and has
+    refused nothing, if one is in hand already.
+    """
+    hopeless: list[tuple[Request | WaitingCast, CallCycle]] = []
+    way = list(node.waiters())
+    met = set(way)
+    for handler in way:  # it grows meanwhile
+        for edge in _singly(handler.waits_for()):
+            ahead = list(_at_work_on(edge))
+            if waiter in ahead:
+                raise CallCycle((waiter.path, handler.path, waiter.path))
+            way += [other for other in ahead if other not in met]
+            met.update(ahead)
+            if not isinstance(edge, Change) and edge.state <= SPILLED and (chain := _along(edge, waiter, {})):
+                hopeless.append((edge, CallCycle((handler.path, *chain, handler.path))))
+    for edge, error in hopeless:
+        edge.fail(error)
+
+
+def _singly(edges: Iterable[Edge]) -> Iterator[Request | WaitingCast | Change]:
+    for edge in edges:
+        if isinstance(edge, Together):
+            yield from edge.parts
+        else:
+            yield edge
+
+
+def _at_work_on(edge: Request | WaitingCast | Change) -> Iterator[Waiter]:
+    if isinstance(edge, Change):
+        yield from edge.node.waiters()
+    elif isinstance(edge, Request) and edge.state in (RUNNING, CANCELLING):
+        yield edge.handler()
 
 
 def _along(edge: Edge, goal: Waiter, known: Known) -> Chain:
@@ -97,7 +133,7 @@ def _along(edge: Edge, goal: Waiter, known: Known) -> Chain:
     met: set[Waiter] = set()
     step = edge
     while True:
-        if isinstance(step, Together | Start):
+        if isinstance(step, Together | Change):
             return _joined(way, _several(step, goal, known))
         handler = _handler_in_the_way(step)
         if handler is None:
@@ -123,7 +159,7 @@ def _handler_in_the_way(edge: Request | WaitingCast) -> Waiter | None:
     return edge.cell
 
 
-def _several(edge: Together | Start, goal: Waiter, known: Known) -> Chain:
+def _several(edge: Together | Change, goal: Waiter, known: Known) -> Chain:
     if isinstance(edge, Together):
         return _first(_along(part, goal, known) for part in edge.parts)
     return _first(_from_handler(handler, goal, known) for handler in edge.node.waiters())

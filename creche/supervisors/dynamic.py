@@ -151,7 +151,7 @@ class DynamicSupervisor(SupervisorHandle):
 
         Idempotent. The stop goes on if the caller is cancelled. `child` is its handle or its name: KeyError if there is
         none of that name (any more), `SpecInvalid` if it is a child of somebody else. A child cannot stop itself in
-        this way: that raises `CallCycle`; use `ActorContext.exit`.
+        this way, nor a handler that is at work for it: that raises `CallCycle`; use `ActorContext.exit`.
         """
         node = self._child(child)
         must_not_wait_for_itself(node)

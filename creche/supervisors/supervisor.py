@@ -16,6 +16,8 @@ Only a supervisor that is done for good finalizes its children. A bug in here is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, cast
 
 import trio
@@ -26,13 +28,13 @@ from ..runtime.context import PLACE
 from ..runtime.errors import ActorStopped, SpecInvalid, StartFailed
 from ..runtime.node import Node, Parent, State, Want, one_line, without_frames
 from ..runtime.spec import ActorSpec, Spec, name_of
-from ..runtime.waits import Start, check_for_cycle
+from ..runtime.waits import Change, check_for_cycle, give_up_on
 from .children import ENDED, break_off
 from .restarts import Restarts
 
 if TYPE_CHECKING:
     from ..runtime.runtime import Runtime
-    from ..runtime.waits import Edge, Waiter
+    from ..runtime.waits import Waiter
     from .spec import SupervisorSpec
 
 
@@ -83,20 +85,16 @@ class Supervisor(Restarts):
         node = self._adopt(spec, name)
         self._dynamic.add(node.name)
         self._spawn(node)
-        waiter = _handler_that_waits()
-        start, edges = Start(node), [] if waiter is None else waiter.edges()
-        edges.append(start)
         try:
-            # Not for a state: an actor that crashes as soon as it is ready may be in none for long.
-            while node in self._first_starts and node.state not in ENDED:
-                await node.wait_for_change()
+            with _waiting_for(Change(node, "started")):
+                # Not for a state: an actor that crashes as soon as it is ready may be in none for long.
+                while node in self._first_starts and node.state not in ENDED:
+                    await node.wait_for_change()
         except BaseException:
             self._first_starts.discard(node)
             self._start_errors.pop(node, None)
             break_off(node, Want.DRAIN, "whoever was starting it has been cancelled")
             raise
-        finally:
-            edges.remove(start)
         if node in self._first_starts:
             self._first_starts.remove(node)
             self._raise_start_failed(node)
@@ -113,6 +111,9 @@ class Supervisor(Restarts):
 
     async def stop_child(self, child: Node) -> None:
         """See `Group`. Final, also for a permanent child; goes on if the caller leaves."""
+        waiter = _handler_that_waits()
+        if waiter is not None:
+            give_up_on(waiter, child)
         if self._nursery is None:
             child.finalize(None)  # this supervisor is down, and so are its children
         elif not child.end_now(Want.DRAIN):
@@ -120,7 +121,8 @@ class Supervisor(Restarts):
         if child.state is State.STOPPED:
             await checkpoint()  # who stops one after the other starves nobody
         else:
-            await child.wait_for(State.STOPPED)
+            with _waiting_for(Change(child, "stopped")):
+                await child.wait_for(State.STOPPED)
 
     async def replace_child(self, child: Node, spec: Spec[Any], *, now: bool) -> None:
         """See `Group`. A restart now is a group restart of this child alone; it goes on if the caller leaves."""
@@ -132,7 +134,7 @@ class Supervisor(Restarts):
         maker = self._replacement(child, spec, now)
         waiter = _handler_that_waits()
         if now and waiter is not None:
-            check_for_cycle(waiter, Start(child))
+            check_for_cycle(waiter, Change(child, "started"))
         child.replace(maker)
         self._forget(child)  # its budget begins anew
         if self.rules.strategy == "dependents":
@@ -140,7 +142,8 @@ class Supervisor(Restarts):
         if now:
             before = child.incarnation
             self._join_group((child.name,), 0.0)
-            await _until_succeeded(child, before, [] if waiter is None else waiter.edges())
+            with _waiting_for(Change(child, "started")):
+                await _until_succeeded(child, before)
 
     def _replacement(self, child: Node, spec: Spec[Any], now: bool) -> ActorSpec[Any]:
         """The spec that is to take the place of a child's present one."""
@@ -208,17 +211,24 @@ def _handler_that_waits() -> Waiter | None:
     return None if place is None else place.serial
 
 
-async def _until_succeeded(child: Cell, incarnation: int, edges: list[Edge]) -> None:
-    """Wait until the successor of an incarnation is ready. Raises `ActorStopped` or `StartFailed` if it will not be."""
-    start = Start(child)
-    edges.append(start)
+@contextmanager
+def _waiting_for(change: Change) -> Iterator[None]:
+    """Meanwhile the handler that runs this waits for `change`, if it is one."""
+    waiter = _handler_that_waits()
+    edges = [] if waiter is None else waiter.edges()
+    edges.append(change)
     try:
-        while child.incarnation == incarnation or child.state is State.STARTING:
-            await child.wait_for_change()
-            if child.state is State.STOPPED:
-                raise ActorStopped(child.path)
+        yield
     finally:
-        edges.remove(start)
+        edges.remove(change)
+
+
+async def _until_succeeded(child: Cell, incarnation: int) -> None:
+    """Wait until the successor of an incarnation is ready. Raises `ActorStopped` or `StartFailed` if it will not be."""
+    while child.incarnation == incarnation or child.state is State.STARTING:
+        await child.wait_for_change()
+        if child.state is State.STOPPED:
+            raise ActorStopped(child.path)
     if child.incarnation > incarnation + 1 or child.state not in (State.RUNNING, State.STOPPING):
         raise StartFailed(child.path, "; ".join(line for _, line in list(child.crashes())[-1:]))
 
