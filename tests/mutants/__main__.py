@@ -1,4 +1,4 @@
-"""Plant each fault of the catalogue in a copy, run the tests that must catch it: ``python -m tests.mutants [WORD...]``.
+"""Plant each fault in a copy, run the tests that must catch it: ``python -m tests.mutants [WORD...]``.
 
 With words, only the mutants whose names contain one of them. Ends with status 1 if a mutant survives, or if its patch
 does not match exactly once. A run that hangs has been caught as well: the tests' own hang guards, or in the end the
@@ -15,7 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.mutants.catalogue import MUTANTS, Mutant
+from tests.mutants import MUTANTS
+from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("creche", "tests", "pyproject.toml")

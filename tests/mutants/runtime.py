@@ -1,76 +1,27 @@
-"""The faults: each is a patch of one file that must fit exactly once, and the tests that must catch it.
-
-A patch is written as a diff: each line begins with a space (it stays), a minus (it goes) or a plus (it comes).
-"""
+"""Faults of the runtime."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from tests.mutants.mutant import FUZZ, Mutant
 
-FUZZ = "tests/core/test_fuzz.py"
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A fault. `caught_by` are pytest's arguments: at least one of these tests must fail."""
-
-    name: str
-    path: str
-    patch: str
-    caught_by: tuple[str, ...] = (FUZZ,)
-
-    @property
-    def old(self) -> str:
-        """What must be found once."""
-        return self._side(" -")
-
-    @property
-    def new(self) -> str:
-        """What takes its place."""
-        return self._side(" +")
-
-    def _side(self, marks: str) -> str:
-        lines = self.patch.strip("\n").split("\n")
-        return "".join(f"{line[1:]}\n" for line in lines if line[:1] in marks)
-
-
-CELL, ENVELOPE, INTAKE = "creche/runtime/cell.py", "creche/runtime/envelope.py", "creche/runtime/intake.py"
-MAILBOX, FLIGHTS, LIFE = "creche/runtime/mailbox.py", "creche/runtime/flights.py", "creche/runtime/life.py"
-SLOTS, COMPANION = "creche/runtime/slots.py", "creche/runtime/companion.py"
+CELL = "creche/runtime/cell.py"
+ENVELOPE = "creche/runtime/envelope.py"
+INTAKE = "creche/runtime/intake.py"
+MAILBOX = "creche/runtime/mailbox.py"
+FLIGHTS = "creche/runtime/flights.py"
+LIFE = "creche/runtime/life.py"
+SLOTS = "creche/runtime/slots.py"
+COMPANION = "creche/runtime/companion.py"
 HANDLING = "creche/runtime/handling.py"
-AGENDA, TIMERS = "creche/runtime/agenda.py", "creche/runtime/timers.py"
-GROUPS, RESTARTS = "creche/supervisors/groups.py", "creche/supervisors/restarts.py"
-MONITORS, NAMES, FEEDS = "creche/runtime/monitors.py", "creche/runtime/names.py", "creche/runtime/feeds.py"
-ATTEMPTS, FLOW = "creche/runtime/attempts.py", "creche/supervisors/pipelines/flow.py"
-BACKLOG, KEYED = "creche/supervisors/pools/backlog.py", "creche/supervisors/pools/keyed.py"
-SHARED, LINE = "creche/supervisors/pools/shared.py", "creche/supervisors/pools/line.py"
-WORKER, ADMISSION = "creche/supervisors/pools/worker.py", "creche/supervisors/pools/admission.py"
-POOLS, STILL = "tests/supervisors/test_pools.py", "tests/issues/test_pools_that_stand_still.py"
-DYNAMIC = "creche/supervisors/dynamic.py"
+AGENDA = "creche/runtime/agenda.py"
+TIMERS = "creche/runtime/timers.py"
+MONITORS = "creche/runtime/monitors.py"
+NAMES = "creche/runtime/names.py"
+FEEDS = "creche/runtime/feeds.py"
 DYNAMIC_FUZZ = "tests/supervisors/test_dynamic_fuzz.py"
+ATTEMPTS = "creche/runtime/attempts.py"
 
 MUTANTS = (
-    Mutant(
-        "the rest of a group whose restart is interrupted is forgotten",
-        GROUPS,
-        """
-             if self._group:  # a crash meanwhile: its group and the rest of this one are begun anew
--                self._group.update(left.name for left in members[place:])
-                 return
-""",
-        ("tests/supervisors/test_dependents.py",),
-    ),
-    Mutant(
-        "the trials of a parked child come no later from one to the next",
-        RESTARTS,
-        """
-         probation.ends()
--        probation.trials += 1
-+        probation.trials = 1
-         delay = child.spec.probe.delay(probation.trials, self.runtime.random)
-""",
-        ("tests/supervisors/test_budgets.py",),
-    ),
     Mutant(
         "an await between finding the mailbox empty and parking: a wake-up is lost",
         HANDLING,
@@ -427,34 +378,6 @@ MUTANTS = (
         ("tests/core/test_monitors.py",),
     ),
     Mutant(
-        "two starts at once take the last place",
-        DYNAMIC,
-        """
-             raise TooManyChildren(self.path, self.max_children)
-+        await checkpoint()
-         return await super().start_child(spec)
-""",
-        ("tests/supervisors/test_dynamic.py", DYNAMIC_FUZZ),
-    ),
-    Mutant(
-        "dynamic children stop one after the other",
-        DYNAMIC,
-        """
--                    nursery.start_soon(self._retire, node, Want.DRAIN)
-+                    await self._retire(node, Want.DRAIN)
-""",
-        ("tests/supervisors/test_dynamic.py",),
-    ),
-    Mutant(
-        "a child waits for its own supervisor",
-        DYNAMIC,
-        """
--        return place.path.startswith(f"{self.path}/") or self.runtime.node_of(place.path).leaves_anyway
-+        return False
-""",
-        ("tests/supervisors/test_dynamic.py",),
-    ),
-    Mutant(
         "stashed messages die with their incarnation",
         HANDLING,
         """
@@ -628,177 +551,5 @@ MUTANTS = (
 +        self._mailbox.put_anyway(item)
 """,
         ("tests/core/test_attempts.py",),
-    ),
-    Mutant(
-        "a pool does not count what is handed back",
-        BACKLOG,
-        """
-         assert entry is not None
--        self._count += 1
-         self._put_first(seat, (entry[0], item, entry[2]))
-""",
-        ("tests/supervisors/test_pool_attempts.py",),
-    ),
-    Mutant(
-        "a worker that was woken and dies does not pass the wake on",
-        BACKLOG,
-        """
-         self._blocked.pop(seat, None)
--        self.pass_on()
-""",
-        (POOLS,),
-    ),
-    Mutant(
-        "who comes for a message does not wake the next one",
-        SHARED,
-        """
-         if common:
--            if self._idle:
--                self.pass_on()
-             if common.since == inf:
-""",
-        (f"{POOLS}::test_a_burst_gets_all_workers_to_work",),
-    ),
-    Mutant(
-        "what is revoked while it waits for one worker still takes room",
-        WORKER,
-        """
-         \"\"\"See `Intake`: all that waits, waits in the pool's backlog.\"\"\"
--        self.front.bury(was)
-+        self.revoked += 1
-""",
-        (f"{POOLS}::test_what_is_revoked_holds_no_room_whatever_the_routing",),
-    ),
-    Mutant(
-        "what a worker died of comes last when another is to try it",
-        BACKLOG,
-        """
-             entry[1].cell = self._front if seat.from_common else seat.worker
--        line.put_first(entry)
-+        line.append(entry)
-""",
-        (STILL, "tests/supervisors/test_pool_attempts.py"),
-    ),
-    Mutant(
-        "an overload never ends",
-        ADMISSION,
-        """
-         self._slow_since = None
--        self.overloaded = False
-""",
-        ("tests/supervisors/test_pool_policies.py::test_overload_lasts_until_the_queue_is_empty",),
-    ),
-    Mutant(
-        "a key moves while its retiring worker has it in hand",
-        KEYED,
-        """
--        elif bound is None:
-+        elif bound is None or bound.seat.retired:
-             super()._place(entry)
-""",
-        (f"{POOLS}::test_resize_keeps_the_order_of_each_key",),
-    ),
-    Mutant(
-        "what was held for a key comes after what waits of it",
-        KEYED,
-        """
-         for entry in reversed(first):
-             self._one_unbound_more(entry[2])
--            self.common.put_first(entry)
-+            self.common.append(entry)
-""",
-        (STILL,),
-    ),
-    Mutant(
-        "only the last key of a batch is in hand",
-        KEYED,
-        """
-         if before is not None and before is not seat.hand:
--            seat.batch.append(before[2])
-+            self._release(before[2])
-""",
-        (STILL,),
-    ),
-    Mutant(
-        "a less urgent class starves",
-        LINE,
-        """
--        if self._taken % FAIR_TURN == FAIR_TURN - 1:
--            return self._eldest()
-         return next(entries for entries in self._classes if entries)
-""",
-        (f"{POOLS}::test_priority_goes_first_and_starves_nobody",),
-    ),
-    Mutant(
-        "a worker leaves a draining pool while others' mail waits",
-        WORKER,
-        """
-         own = len(self._seat.line)
--        return own + self._backlog.for_anybody() if self._front.draining and not self._seat.retired else own
-+        return own
-""",
-        (f"{POOLS}::test_a_drain_finishes_the_queue_with_all_workers",),
-    ),
-    Mutant(
-        "a draining pool does not wait for what is held",
-        KEYED,
-        """
-         \"\"\"See `Backlog`. What is held will be.\"\"\"
--        return len(self.common) + sum(map(len, self._held.values()))
-+        return len(self.common)
-""",
-        (STILL,),
-    ),
-    Mutant(
-        "who has put a message back is not told that another has taken it",
-        BACKLOG,
-        """
--            if self._blocked and line is self.common:
--                self._moves_on(item, seat)
-             if not self._still_wanted(seat, line, entry):
-""",
-        (STILL,),
-    ),
-    Mutant(
-        "what waits for a stuck worker waits on",
-        WORKER,
-        """
--        self.front.backlog.yields(self.seat)  # only what nobody else may handle is refused
-         super()._refuse_calls(reason, retry_after)
-""",
-        (STILL,),
-    ),
-    Mutant(
-        "nobody knows since when those wait that came together",
-        SHARED,
-        """
--            if common.since == inf:
--                self._read_the_clock()
-         if self.mailbox.spill is not None:
-""",
-        (STILL,),
-    ),
-    Mutant(
-        "an item gives its room back before there is any in the next stage",
-        FLOW,
-        """
-         if len(items) == 1:
--            await room.acquire()
-             leave()
-+            await room.acquire()
-             await self._pass(number, items[0], journey, results)
-""",
-        ("tests/supervisors/test_pipelines.py",),
-    ),
-    Mutant(
-        "a source that ends keeps the room that was meant for its next item",
-        FLOW,
-        """
-         finally:
--            if item is _END:
-+            if self._failure is not None:
-                 self._flow.stages[0].room.release()
-""",
-        ("tests/supervisors/test_pipelines.py",),
     ),
 )
