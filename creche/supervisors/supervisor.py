@@ -16,7 +16,7 @@ Only a supervisor that is done for good finalizes its children. A bug in here is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, cast
 
@@ -212,7 +212,7 @@ def _handler_that_waits() -> Waiter | None:
 
 
 @contextmanager
-def _waiting_for(change: Change) -> Iterator[None]:
+def _waiting_for(change: Change) -> Generator[None]:
     """Meanwhile the handler that runs this waits for `change`, if it is one."""
     waiter = _handler_that_waits()
     edges = [] if waiter is None else waiter.edges()
