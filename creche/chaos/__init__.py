@@ -1,4 +1,4 @@
-"""Chaos that replays: faults drawn from a seed, carried out in a live tree or in virtual time. See docs/chaos.
+"""Chaos that replays: faults drawn from a seed, carried out live or in virtual time. See docs/guides/chaos.md.
 
 Needs the extra ``creche[testing]`` for `run` and what is built on it. The faults of real connections are in `network`,
 which needs nothing.

@@ -88,6 +88,8 @@ def run(
         Seconds of virtual time in which the scenario must end.
     steps
         See `creche.testing.Trace`.
+
+    Raises what `creche.testing.run` raises before anything begins: `NotDeterministic`, ImportError.
     """
     seed = seed if plan is None else plan.seed
     trace = Trace(steps=steps)
@@ -144,7 +146,21 @@ def explore(
     findings: int = 1,
     shrink: bool = True,
 ) -> Report:
-    """Run a scenario from one seed after the other, until there are so many `findings` or no more seeds."""
+    """Run a scenario from one seed after the other, until there are so many `findings` or no more seeds.
+
+    Parameters
+    ----------
+    recipe
+        What the plans are drawn by.
+    patience
+        Seconds of virtual time in which each run must end.
+    findings
+        How many are enough.
+    shrink
+        Look for the smallest plan that fails in the same way: up to 300 runs more for each finding.
+
+    Raises as `run`.
+    """
     began, runs, found = time.perf_counter(), 0, list[Finding]()
     for seed in seeds:
         with _rarely_collecting():
@@ -161,7 +177,10 @@ def explore(
 def check(
     scenario: Scenario, seeds: int | Iterable[int] = 100, *, recipe: Recipe | None = None, patience: float = PATIENCE
 ) -> Report:
-    """For tests: as `explore`, and raises AssertionError with the smallest plan, and a test to paste, at a finding."""
+    """For tests: as `explore`, and raises AssertionError with the smallest plan, and a test to paste, at a finding.
+
+    `seeds` is how many, from 0 on, or which.
+    """
     report = explore(scenario, range(seeds) if isinstance(seeds, int) else seeds, recipe=recipe, patience=patience)
     for finding in report.findings:
         raise AssertionError(str(finding)) from finding.shrunk.failure

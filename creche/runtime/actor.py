@@ -231,6 +231,11 @@ def handover(*, on_crash: bool) -> Callable[[H], H]:
     on_crash
         Call it at crashes and kills, too. A message may have been cut in the middle: what it returns must be fit for
         use at every await.
+
+    Raises
+    ------
+    SpecInvalid
+        `on_crash` is neither True nor False.
     """
     if type(on_crash) is not bool:
         raise SpecInvalid("handover: on_crash", on_crash, "True or False")

@@ -20,7 +20,7 @@ class Backoff:
 
     The first `free` restarts come at once: most crashes are one bad message. After them the delay is ``first *
     factor**k`` up to `cap`, spread by ±`jitter` (a fraction). An incarnation that stayed up for `reset_after` seconds
-    is healthy and starts the count anew.
+    is healthy and starts the count anew. Raises `SpecInvalid` for a value out of range.
     """
 
     first: float = 0.05

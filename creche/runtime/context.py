@@ -167,7 +167,7 @@ class ActorContext:
 
         It shares the actor's state and interleaves with its handlers at awaits. It is cancelled when the incarnation
         ends, and the next one does not begin before it has ended. An exception in it crashes the incarnation. It runs
-        with clean context variables.
+        with clean context variables. Raises TypeError if `fn` is a coroutine or no function.
         """
         require_function("spawn", fn)
         self._living().companion().spawn(fn, args)
@@ -176,7 +176,7 @@ class ActorContext:
         """Await `fn(*args)` once, `seconds` from now, in turn with the messages, before those that wait.
 
         Returns an `Alarm`, which can be cancelled. It ends with this incarnation. An error in `fn` is what it would be
-        in the handler of a cast. Raises `SpecInvalid`.
+        in the handler of a cast. Raises `SpecInvalid` for a time that cannot be, TypeError if `fn` is no function.
         """
         require_function("after", fn)
         return self._living().agenda().set_alarm(seconds, None, fn, args)
@@ -184,7 +184,8 @@ class ActorContext:
     def every(self, seconds: float, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> Alarm:
         """As `after`, again and again, the first time `seconds` from now.
 
-        Ticks that come due while an earlier one still waits are skipped.
+        Ticks that come due while an earlier one still waits are skipped. Raises as `after`, and `SpecInvalid` for 0
+        seconds.
         """
         require_function("every", fn)
         return self._living().agenda().set_alarm(seconds, seconds, fn, args)
@@ -206,7 +207,7 @@ class ActorContext:
         target
             A handle.
 
-        Returns a `Watch`, which can be cancelled.
+        Returns a `Watch`, which can be cancelled. Raises `NotStarted` for a handle that is not bound yet.
         """
         require_function("monitor", fn)
         return Watch(self._living().agenda(), self.runtime.node_of(target), fn)
@@ -226,7 +227,8 @@ class ActorContext:
         crashes
             A crash counts, too, though the supervisor may mend it.
 
-        Returns a `Link`, which can be cancelled. Raises `LinkedStopped` if the other has ended for good already.
+        Returns a `Link`, which can be cancelled. Raises `LinkedStopped` if the other has ended for good already,
+        `SpecInvalid` for a link to itself, and `NotStarted` for a handle that is not bound yet.
         """
         cell, other = self._living(), self.runtime.node_of(target)
         if other is cell:
@@ -292,6 +294,6 @@ class ActorContext:
         """A resource that outlives incarnations, such as a bound socket.
 
         The first call makes it; later ones, also in later incarnations, give the same object. `close` is called at the
-        final stop.
+        final stop, the last resource first; an error in it is an event `BadStop`.
         """
         return self._living().keep(name, make, close)

@@ -127,7 +127,10 @@ class HandoverFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter(Event):
-    """A cast that nobody will ever handle. `reason` as in `NotDelivered`."""
+    """A message that nobody will ever handle: a cast that was lost, or one whose every attempt has died.
+
+    `reason` as in `LostMessage`; or ``"replaced"``: a later cast of the same key has taken its place.
+    """
 
     message: str
     reason: str

@@ -9,7 +9,10 @@ from .checks import require, require_number
 
 @dataclass(frozen=True, slots=True)
 class Intensity:
-    """At most `restarts` restarts in `window` seconds; one more is too many. OTP's word and meaning."""
+    """At most `restarts` restarts in `window` seconds; one more is too many. OTP's word and meaning.
+
+    Raises `SpecInvalid` for a value out of range.
+    """
 
     restarts: int = 3
     window: float = 5.0

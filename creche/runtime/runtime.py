@@ -111,7 +111,9 @@ class Runtime:
     async def start(self, spec: Spec[H]) -> H:
         """Start a child of the root and wait until it is ready.
 
-        Raises `StartFailed` if it cannot start. If cancelled, what had started is stopped again.
+        Raises `StartFailed` if it cannot start, `SpecInvalid` for a spec that is wrong or a name among siblings that is
+        taken, `NameTaken` for a registered one, `ActorStopped` when the tree is stopping or has ended. If cancelled,
+        what had started is stopped again.
         """
         require_spec("start", spec)
         return await self.start_with(spec, spec.new_handle())
@@ -124,11 +126,20 @@ class Runtime:
         return handle
 
     async def stop(self, target: object) -> None:
-        """Stop an actor or component for good: close it to new work, drain, then cancel.
+        """Stop an actor or component for good: close it to new work, drain, then cancel; and wait until it has ended.
 
-        Idempotent. `target` is its handle. An actor cannot stop itself in this way, nor what it stands in, for its
-        handler would wait for itself: that raises `CallCycle`; use `ActorContext.exit`. So does a handler that is at
-        work for what it would stop. What else that asks of the actor meanwhile is refused with `CallCycle`.
+        `target` is its handle or its path. Idempotent. If the caller is cancelled the stop goes on. While a handler
+        waits here, a call from what is being stopped to that handler's actor is refused with `CallCycle`.
+
+        Raises
+        ------
+        CallCycle
+            A handler that asks for this would wait for itself: it is of that actor, or of one below it, or at work for
+            it. Use `ActorContext.exit`.
+        SpecInvalid
+            It is the root, which stops when its block is left.
+        NotStarted, KeyError
+            The handle is not bound yet; there is nothing at the path.
         """
         node = self.node_of(target)
         if node is self.root:
@@ -177,7 +188,7 @@ class Runtime:
         """Crash the present incarnation of `target` (a handle or a path) with `Killed(reason)`.
 
         Its supervisor decides what comes next, as for any crash. False if there was nothing to kill: it is down or
-        already dying.
+        already dying. Raises `NotStarted` for a handle that is not bound yet, KeyError for a path that leads nowhere.
         """
         return self.node_of(target).condemn(Killed(reason))
 

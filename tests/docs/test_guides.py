@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
 from tests.docs.session import Command, File, output_of, save, steps_of
-from tests.pages import ROOT
 
 PAGES = {
     page: steps_of(f"docs/guides/{page}.md")
@@ -45,12 +43,3 @@ def test_every_program_is_run(page: str) -> None:
     run = {step.line.split()[-1] for step in PAGES[page] if isinstance(step, Command)}
     imported = {name for name in files if any(f"from {Path(name).stem} import" in files[other] for other in run)}
     assert run | imported == set(files)
-
-
-@pytest.mark.parametrize("page", [*(f"docs/guides/{page}.md" for page in PAGES), "docs/tutorial.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    """Every link to another page or folder of the project."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
-    assert links or page not in {"docs/guides/retry.md", "docs/tutorial.md"}
-    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []

@@ -66,7 +66,8 @@ def component(
     Parameters
     ----------
     config
-        None takes `default_config` of the app's environment; outside of an app that of development.
+        None takes the section of the app's configuration that is called as the component, over `default_config` of its
+        environment; outside of an app `default_config("development")`.
     name
         Of the actor in the tree.
     clock

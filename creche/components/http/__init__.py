@@ -28,6 +28,8 @@ def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http"
     app
         An ASGI application. Its calls to actors run in the requests' tasks, so a client that goes away cancels what
         it waits for.
+    name
+        Of the actor in the tree, and, if it is not ``http``, of the section.
 
     Raises
     ------

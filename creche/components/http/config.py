@@ -16,8 +16,9 @@ class ServerConfig(Config, frozen=True, kw_only=True):
     `read_timeout` bounds the wait for the next bytes of a request, `write_timeout` that for the application's whole
     response, `idle_timeout` that for the next request on a connection. `drain` is what open connections get at a stop.
 
-    At most `requests` are handled at once, the others wait in line. If those that are let in have waited longer than
-    `wait_target` for all of `wait_interval`, then until the line has been empty once those that have are refused: 503.
+    At most `requests` are handled at once, the others wait in line. The server has too much to do when those that are
+    let in have waited longer than `wait_target` for all of `wait_interval`. Then, until the line has been empty once,
+    requests that have waited longer than `wait_target` are refused: 503.
     """
 
     host: str = "127.0.0.1"

@@ -59,7 +59,10 @@ def component(config: Config | None = None, *, name: str = "mq", clock: Clock | 
     Parameters
     ----------
     config
-        Without one, `default_config` of the app's environment.
+        None takes the section of the app's configuration that is called as the component, over `default_config` of its
+        environment; outside of an app `default_config("development")`.
+    name
+        Of the actor in the tree.
     clock
         Tells seconds since the epoch, for the time of the records, retention, sessions and retry topics. It is called
         in several threads. Default: the runtime's wall clock.

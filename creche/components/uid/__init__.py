@@ -56,7 +56,11 @@ def component(
     Parameters
     ----------
     config
-        Where worker ids are leased, and what an id looks like; None takes `default_config` of the app's environment.
+        Where worker ids are leased, and what an id looks like. None takes the section of the app's configuration that
+        is called as the component, over `default_config` of its environment; outside of an app
+        `default_config("development")`.
+    name
+        Of the actor in the tree.
     now_ms
         Reads the wall clock in Unix milliseconds. Default: the runtime's wall clock.
 

@@ -16,9 +16,9 @@ class ProcessWorker(Actor):
 
     ::
 
-    workers = creche.pool("workers", creche.process_child(creche.ProcessWorker), size=4)
-    ...
-    digest = await workers.ask.run(crunch, data)
+        workers = creche.pool("workers", creche.process_child(creche.ProcessWorker), size=4)
+        ...
+        digest = await workers.ask.run(crunch, data)
     """
 
     @message(raises=Exception, on_caller_gone="cancel")
