@@ -237,8 +237,8 @@ class App:
     def run(self, serve: Main | None = None) -> NoReturn:
         """Run the app as this process: until `serve` returns, a signal comes, or the tree gives up. Ends the process.
 
-        Exit status: 0 stopped in order; 1 failed; 2 a spec or configuration is wrong; 3 had to be forced. A
-        `SystemExit` raised anywhere in the app is obeyed.
+        Exit status: 0 stopped in order; 1 failed; 2 a spec or configuration is wrong; 3 had to be forced; 130 Ctrl-C
+        before it ran. A `SystemExit` raised anywhere in the app is obeyed, as Python obeys it.
         """
         sys.exit(self.run_until_complete(serve))
 
@@ -266,7 +266,7 @@ class App:
         try:
             raise_single(error)
         except SystemExit as exit_request:
-            return exit_request.code if isinstance(exit_request.code, int) else EXIT_FAILED
+            return _status_of(exit_request)
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except (SpecInvalid, ConfigInvalid) as misuse:
@@ -282,6 +282,17 @@ class App:
 
 async def _until_stopped(running: Running) -> None:
     await trio.sleep_forever()
+
+
+def _status_of(exit_request: SystemExit) -> int:
+    """What Python makes of it: None is 0, a text is told and is 1."""
+    code = exit_request.code
+    if code is None:
+        return EXIT_OK
+    if isinstance(code, int):
+        return code
+    print(code, file=sys.stderr)
+    return EXIT_FAILED
 
 
 # --- signals and the watchdog ---------------------------------------

@@ -23,8 +23,9 @@ _PAGES_AT_ONCE = 1000  # between two looks for a cancel: some milliseconds
 class Backup:
     """A copy that has been checked.
 
-    `path` of its file, its size in `bytes`, the identity of the database that it was made of, the number of its last
-    migration (None: none), and how many messages were in its outbox.
+    `path` of its file, its size in `bytes`, the identity of the database that it was made of (empty for a file that has
+    been restored and not been started since), the number of its last migration (None: none), and how many messages were
+    in its outbox.
     """
 
     path: str
@@ -91,13 +92,13 @@ def check_backup(path: str | os.PathLike[str]) -> Backup:
 
 
 def _described(copy: sqlite3.Connection, path: Path, size: int) -> Backup:
-    (database_id,) = copy.execute("SELECT value FROM creche_meta WHERE name = 'database_id'").fetchone()
+    identity = copy.execute("SELECT value FROM creche_meta WHERE name = 'database_id'").fetchone() or ("",)
     (unsent,) = copy.execute("SELECT count(*) FROM creche_outbox").fetchone()
     tables = {name for (name,) in copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     last = None
     if "creche_migrations" in tables:
         (last,) = copy.execute("SELECT max(version) FROM creche_migrations").fetchone()
-    return Backup(str(path), size, database_id, last, unsent)
+    return Backup(str(path), size, identity[0], last, unsent)
 
 
 def restore(backup: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:

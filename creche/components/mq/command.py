@@ -75,7 +75,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 def _run(command: str, arguments: argparse.Namespace, fn: Callable[[Mq], Awaitable[None]]) -> int:
     try:
         config = _config(arguments.path)
-    except (ConfigInvalid, FileNotFoundError) as error:
+    except (ConfigInvalid, FileNotFoundError, ImportError) as error:
         return _complain(command, error, USAGE_ERROR)
     try:
         trio.run(_with_log, config, fn)
