@@ -28,6 +28,8 @@ from .runtime.errors import ConfigInvalid as ConfigInvalid
 from .runtime.errors import CrecheError as CrecheError
 from .runtime.errors import DeadlineExceeded as DeadlineExceeded
 from .runtime.errors import DomainError as DomainError
+from .runtime.errors import IncarnationEnded as IncarnationEnded
+from .runtime.errors import IntensityExceeded as IntensityExceeded
 from .runtime.errors import Killed as Killed
 from .runtime.errors import LinkedStopped as LinkedStopped
 from .runtime.errors import MailboxFull as MailboxFull
