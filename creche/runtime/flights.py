@@ -162,11 +162,22 @@ class Activity:
     def inherited_deadline(self) -> float:
         """Part of `Place`."""
         request = self.request
-        return NEVER if request is None or not request.live() else request.deadline
+        if request is None or not request.live() or self.serial is None:
+            return NEVER
+        return request.deadline
 
     @property
-    def serial(self) -> Activity:
-        """Part of `Place`: this handler waits for what it calls."""
+    def serial(self) -> Activity | None:
+        """Part of `Place`: the handler waits for its own task and for those in nurseries that it holds open.
+
+        Not for what it has started in a nursery of somebody else.
+        """
+        task = current_task()
+        while task is not self.task:
+            nursery = task.parent_nursery
+            if nursery is None:
+                return None
+            task = nursery.parent_task
         return self
 
     def edges(self) -> list[Edge]:

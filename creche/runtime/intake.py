@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from outcome import Outcome
@@ -23,7 +23,16 @@ from .attempts import causes_of
 from .context import BAGGAGE, PLACE, Place
 from .deadlines import Timer
 from .envelope import NEVER, RUNNING, SETTLED, STASHED, Cast, Request, Together, Waiting, WaitingCast
-from .errors import CallCycle, CallFailed, DeadlineExceeded, MailboxFull, NotDelivered, NotDeliveredReason, StashFull
+from .errors import (
+    CallCycle,
+    CallFailed,
+    CrecheError,
+    DeadlineExceeded,
+    MailboxFull,
+    NotDelivered,
+    NotDeliveredReason,
+    StashFull,
+)
 from .life import Life
 from .mailbox import LatestMailbox, Mailbox
 from .node import Want, one_line
@@ -36,6 +45,8 @@ if TYPE_CHECKING:
     from .node import Parent
     from .runtime import Runtime
     from .spec import ChildOptions
+
+E = TypeVar("E", bound=CrecheError)
 
 # A cast yields to the scheduler once in so many: each time would cost ten times the cast, never would starve the actor.
 YIELD_EVERY = 64
@@ -136,9 +147,9 @@ class Intake(Life):
         waiter = place.serial
         try:
             edges = None if waiter is None else waiter.edge_to(request)
-        except CallCycle:
-            if waiter is None or not self.lets_in(request.spec):
-                raise
+        except (CallCycle, NotDelivered) as refusal:
+            if waiter is None or not isinstance(refusal, CallCycle) or not self.lets_in(request.spec):
+                raise await after_a_checkpoint(refusal) from None
             return await self._call_back(waiter, request, deadline)
         try:
             try:
@@ -209,7 +220,7 @@ class Intake(Life):
         waiter = None if place is None else place.serial
         if place is not None:
             deadline = min(deadline, place.inherited_deadline)
-        edges = None if waiter is None else waiter.edge_to(together)
+        edges = await _edges_to(waiter, together)
         try:
             self._submit_all(together, deadline)
             if together.settled():
@@ -269,7 +280,7 @@ class Intake(Life):
     async def _wait_for_room(self, item: Cast) -> None:
         waiting = WaitingCast(self, item)
         place = PLACE.get()
-        edges = None if place is None or place.serial is None else place.serial.edge_to(waiting)
+        edges = await _edges_to(None if place is None else place.serial, waiting)
         try:
             self._mailbox.put_waiting(waiting)
             waiting.task = current_task()
@@ -445,7 +456,15 @@ class Intake(Life):
         self._mailbox.put_first([item])
 
 
-async def after_a_checkpoint(refusal: CallFailed) -> CallFailed:
+async def _edges_to(waiter: Waiter | None, edge: Sent) -> list[Edge] | None:
+    """Note that a handler, if one does, is about to wait. A checkpoint if that is refused."""
+    try:
+        return None if waiter is None else waiter.edge_to(edge)
+    except (CallCycle, NotDelivered) as refusal:
+        raise await after_a_checkpoint(refusal) from None
+
+
+async def after_a_checkpoint(refusal: E) -> E:
     """Who tries again and again in a loop must not starve the others, nor be deaf to its own cancellation."""
     await trio.lowlevel.checkpoint()
     return refusal

@@ -22,8 +22,8 @@ The check runs before anything is sent. All of it happens in one thread, so the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from .envelope import CANCELLING, RUNNING, SETTLED, SPILLED, Request, Together, WaitingCast
 from .errors import CallCycle
@@ -49,6 +49,7 @@ Edge = Sent | Change
 Chain = tuple[str, ...] | None
 Known = dict["Intake", Chain]
 _NO_WAY_OUT: tuple[str, ...] = ()
+T = TypeVar("T")
 
 
 class Waiter(Protocol):
@@ -178,21 +179,27 @@ def _from_task(cell: Intake, goal: Waiter, known: Known) -> Chain:
 def _ways_from_task(cell: Intake, goal: Waiter, known: Known) -> Iterator[Chain]:
     yield _from_handler(cell, goal, known)
     for activities in cell.at_their_limit():
-        yield _if_all([_from_handler(activity, goal, known) for activity in activities])
+        yield _if_all(cell, activities, _from_handler, goal, known)
 
 
 def _from_takers(pool: Intake, goal: Waiter, known: Known) -> Chain:
-    """What waits for any one of several waits for all of them.
+    return _joined([pool.path], _if_all(pool, pool.takers(), _from_task, goal, known))
 
-    While that is being found out, to come back to the same pool opens no way: `_NO_WAY_OUT`. What is found on the way
+
+def _if_all(
+    cell: Intake, those: Sequence[T], from_one: Callable[[T, Waiter, Known], Chain], goal: Waiter, known: Known
+) -> Chain:
+    """What waits at `cell` for any one of several waits for all of them.
+
+    While that is being found out, to come back to the same cell opens no way: `_NO_WAY_OUT`. What is found on the way
     holds only if it turns out that all of them wait.
     """
-    trial: Known = {**known, pool: _NO_WAY_OUT}
-    chains = [_from_task(taker, goal, trial) for taker in pool.takers()]
-    if any(chain is None for chain in chains) or not any(chains):
+    trial: Known = {**known, cell: _NO_WAY_OUT}
+    chains = [from_one(one, goal, trial) for one in those]
+    if any(chain is None for chain in chains):
         return None
     known.update(trial)
-    return _joined([pool.path], next(chain for chain in chains if chain))
+    return _first(chains)
 
 
 def _from_handler(handler: Waiter, goal: Waiter, known: Known) -> Chain:
@@ -212,7 +219,3 @@ def _first(chains: Iterable[Chain]) -> Chain:
             return chain
         found = found if chain is None else chain
     return found
-
-
-def _if_all(chains: Sequence[Chain]) -> Chain:
-    return chains[0] if chains and all(chain is not None for chain in chains) else None

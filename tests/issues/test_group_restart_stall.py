@@ -77,3 +77,28 @@ async def test_a_group_restart_does_not_wait_for_itself(
         assert trio.current_time() == before
         assert await handles[0].ask.life() == 2
         assert trio.current_time() == before + 1
+
+
+@pytest.mark.parametrize("call", [ask, ask_many, wait_for_room])
+async def test_what_a_group_restart_refuses_is_a_checkpoint(autojump_clock: MockClock, call: Call) -> None:
+    """As all refusals are: whoever tries again at once, for ever, would keep even its own cancellation out."""
+
+    async def is_cancelled(store: creche.Handle[Probe]) -> bool:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await call(store)
+        return scope.cancelled_caught
+
+    handles: list[creche.Handle[Probe]] = []
+    store = creche.child(Probe).options(name="store", backoff=creche.Backoff(first=1, free=0, jitter=0), mailbox=1)
+    shop = creche.child(Shop, lambda: handles[0]).options(name="shop")
+    root = creche.supervisor("root", store, shop, strategy="rest_for_one")
+    async with creche.open_runtime("test", root=root) as runtime, trio.open_nursery() as nursery:
+        handles.append(runtime.handle("root/store", Probe))
+        gate = Gate()
+        reply = asking(nursery, runtime.handle("root/shop", Shop).ask.sell, is_cancelled, gate)
+        await gate.entered.wait()
+        runtime.kill("root/store", "now")
+        await settle()
+        gate.opened.set()
+        assert (await reply.settled(), reply.value) == ("value", True)
