@@ -236,6 +236,7 @@ class Cell(Handling):
             self.condemn(failure)
         elif self._condemned is None:
             self._condemned = failure  # and the end that has begun goes on
+            self.wake()  # it may wait for what is in flight, which will not end by itself any more
 
     def condemn(self, failure: Exception) -> bool:
         """See `Node`."""

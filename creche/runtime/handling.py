@@ -133,7 +133,7 @@ class Handling(Intake):
                 if item.state != KEYED:
                     mailbox.skipped(item)
                     continue
-                await self._handle_cast(actor, mailbox.release(item))
+                await self._handle_keyed(actor, item)
             elif item.spec.special:
                 if mailbox.spill is not None:
                     mailbox.popped()
@@ -185,6 +185,15 @@ class Handling(Intake):
             await checkpoint()
         finally:
             mailbox.appends_below = 0
+
+    async def _handle_keyed(self, actor: Actor, item: Any) -> None:
+        """A `KeyedCast`. While it has to wait for others of its kind a later one may still take its place."""
+        spec: MessageSpec = item.cast[0]
+        if spec.concurrency and not self.flights().has_room(spec):
+            self._mailbox.put_back(item)
+            await self._park()
+        else:
+            await self._handle_cast(actor, self._mailbox.release(item))
 
     async def _handle_cast(self, actor: Actor, item: Cast) -> None:
         """A cast that is not as plain as those that the loop handles itself."""
@@ -300,14 +309,17 @@ class Handling(Intake):
         """There is something besides mail. False: leave the loop."""
         agenda = None if self._companion is None else self._companion.agenda
         while await self._see_guests_off() and agenda and not self._over() and not self._spoiled:
-            BAGGAGE.set(NO_BAGGAGE)
-            try:
-                await agenda.take().run()
-            except Exception as error:
-                if as_answer(self.path, _JOB, error) is None:
-                    raise
+            await self._run_next(agenda)
         self._ending = self.ends or bool(agenda) or self._has_guests()
         return not self._over() and not self._spoiled
+
+    async def _run_next(self, agenda: Agenda) -> None:
+        BAGGAGE.set(NO_BAGGAGE)
+        try:
+            await agenda.take().run()
+        except Exception as error:
+            if as_answer(self.path, _JOB, error) is None:
+                raise
 
     async def _see_guests_off(self) -> bool:
         """Nothing else is done while somebody is here who was let in: only its own chain was to interleave with it."""
@@ -335,10 +347,16 @@ class Handling(Intake):
     async def _land(self) -> None:
         """What is in flight was taken as much as a message in hand: wait for it, unless the end is not an orderly one.
 
-        Whoever only waits for a deferred reply when the actor itself has decided to end is not waited for.
+        Whoever only waits for a deferred reply when the actor itself has decided to end is not waited for. Timers
+        go on: in the end it may be one of them that is waited for.
         """
-        while self._condemned is None and self._exiting is not CUT and self._in_flight(self._exiting is not EXIT):
-            await self._park()
+        with trio.CancelScope() as self._scope:
+            while self._condemned is None and self._exiting is not CUT and self._in_flight(self._exiting is not EXIT):
+                agenda = None if self._companion is None else self._companion.agenda
+                if agenda and not self._has_guests():
+                    await self._run_next(agenda)
+                else:
+                    await self._park()
 
     def _in_flight(self, with_deferred: bool = True) -> int:
         flights = None if self._companion is None else self._companion.flights
@@ -391,15 +409,14 @@ class Handling(Intake):
                 request.unwound()
         if self._companion is not None and self._companion.flights is not None:
             self._companion.flights.drop_batch()
-        if self.stuck:
-            self.stuck = False
-            self.refusal = self._closed if self.want is Want.DRAIN else None
+        self._stuck_no_more()
 
     def _lose_hand(self, failure: BaseException | None) -> None:
         """The message in hand dies with its incarnation.
 
         Its caller gets its own exception object; the crash is the cause.
         """
+        self._stuck_no_more()
         again = self._for_another_attempt(failure) if isinstance(failure, Exception) else None
         told = self._fail_current(failure)
         self._current = self._actor = None
@@ -473,6 +490,12 @@ class Handling(Intake):
         """See `Intake`."""
         if self.runtime.events.on:
             self.emit(events.Stuck, "\n".join(map(stack_of, tasks)))
+
+    def _stuck_no_more(self) -> None:
+        if self.stuck:
+            self.stuck = False
+            if self.refusal == self._is_stuck:  # else it is for something else by now that senders are refused
+                self.refusal = self._closed if self.want is Want.DRAIN else None
 
     def _is_stuck(self) -> CallFailed:
         return NotDelivered(self.path, "stuck", self.spec.unwind_grace)

@@ -106,3 +106,23 @@ async def test_a_key_that_cannot_be_made_is_the_senders_error(autojump_clock: Mo
         name: Any = "symbol"
         with pytest.raises(creche.SpecInvalid):
             creche.message(key=name)
+
+
+class Slowly(Prices):
+    @creche.message(key=lambda symbol, price, gate: symbol, concurrency=1)
+    async def take(self, symbol: str, price: int, gate: Gate) -> None:
+        await gate.hold()
+        self.log.append((symbol, price))
+
+
+async def test_what_waits_for_others_of_its_kind_can_be_replaced(autojump_clock: MockClock) -> None:
+    """A concurrent message at its limit waits at the head of the mailbox: a later cast takes its place there, too."""
+    async with creche.open_runtime("test") as runtime:
+        prices, gate = await runtime.start(creche.child(Slowly).options(overflow="latest_by_key")), Gate()
+        for number in range(5):
+            prices.cast_nowait(Slowly.take, "a", number, gate)
+            await settle()
+        assert prices.statistics().queued == 1
+        gate.opened.set()
+        await settle()
+        assert await prices.ask.seen() == [("a", 0), ("a", 4)]
