@@ -337,7 +337,8 @@ class Cell(Handling):
 
     def _went_down(self, delay: float) -> None:
         """Callers wait along with the actor, but not for ever."""
-        if self.want is DRAIN or (self._plain and not delay and not self._held and self.want is NOTHING):
+        at_once = self.starts_in_one_step and not delay and not self._held and self.want is NOTHING
+        if self.want is DRAIN or at_once:
             return  # nobody is to wait any more, or the successor is there in this very step
         if self._patience is None:
             self._patience = Timer(self.deadlines, trio.current_time() + self.spec.down_wait, self._lose_patience)
@@ -400,8 +401,13 @@ class Cell(Handling):
 
     @property
     def starts_in_one_step(self) -> bool:
-        """See `Node`."""
-        return self._plain
+        """See `Node`. Of the next incarnation, which may be another spec's."""
+        return self._plain if self._next is None else self._next.cls.__plain__
+
+    @property
+    def comes_back(self) -> bool:
+        """See `Node`: perhaps as another spec's, which is not temporary."""
+        return super().comes_back or (self._next is not None and self._next.rules.restart != "temporary")
 
     def end_now(self, want: Want) -> bool:
         """See `Node`. Only of an actor that waits for mail and has nothing that would have to run to its own end."""

@@ -158,6 +158,11 @@ class Node(ABC):
         """Whether an incarnation is ready, or has failed, in the very step in which it begins: it awaits nothing."""
         return False
 
+    @property
+    def comes_back(self) -> bool:
+        """Whether a restart of its group brings it back; else it ends with that."""
+        return self.spec.restart != "temporary"
+
     @abstractmethod
     def run(self) -> Coroutine[Any, Any, None]:
         """The node's task: all its incarnations, until it is stopped or suspended."""

@@ -121,4 +121,4 @@ def _has_started(node: Node, incarnation: int) -> bool:
 
 
 def _want_in_group(node: Node) -> Want:
-    return Want.DRAIN if node.spec.restart == "temporary" else Want.PAUSE
+    return Want.PAUSE if node.comes_back else Want.DRAIN

@@ -225,11 +225,12 @@ def _waiting_for(change: Change) -> Generator[None]:
 
 async def _until_succeeded(child: Cell, incarnation: int) -> None:
     """Wait until the successor of an incarnation is ready. Raises `ActorStopped` or `StartFailed` if it will not be."""
-    while child.incarnation == incarnation or child.state is State.STARTING:
+    while child.incarnation == incarnation or child.state in (State.STARTING, State.WAITING):
         await child.wait_for_change()
         if child.state is State.STOPPED:
             raise ActorStopped(child.path)
-    if child.incarnation > incarnation + 1 or child.state not in (State.RUNNING, State.STOPPING):
+    last_crashed = child.history[-1][1] if child.history else 0
+    if last_crashed > incarnation or child.state not in (State.RUNNING, State.STOPPING):
         raise StartFailed(child.path, "; ".join(line for _, line in list(child.crashes())[-1:]))
 
 
