@@ -28,7 +28,7 @@ import trio
 from ..runtime import events
 from ..runtime.deadlines import Timer
 from ..runtime.errors import Crashes, IntensityExceeded, StartFailed, Unavailable
-from ..runtime.node import RESTART, Node, Parent, State, Verdict, one_line
+from ..runtime.node import RESTART, Node, Parent, State, Verdict, Want, one_line
 from .budget import Budget
 from .groups import Groups
 
@@ -123,7 +123,8 @@ class Restarts(Groups):
 
     def child_is_ready(self, child: Node) -> None:
         """Part of `Parent`."""
-        self._first_starts.discard(child)
+        if child.want is not Want.DRAIN:  # else whoever is starting it has to be told that it was stopped
+            self._first_starts.discard(child)
         if self._probations and child.name in self._probations:
             probation = self._probations[child.name]
             probation.ends()
@@ -148,6 +149,7 @@ class Restarts(Groups):
         """A new incarnation: what its children did in the last one is forgotten."""
         self._failure = None
         self._group.clear()
+        self._group_until = 0.0
         self._budget.reset()
         self._own_budgets.clear()
         for probation in self._probations.values():

@@ -61,7 +61,7 @@ class Supervisor(Restarts):
                 self._is_ready()
                 await self._supervise()
             await self._stop_all()
-        self._nursery = None
+            self._nursery = None  # before it closes, for then it takes nobody any more
         return self._take_failure()
 
     async def _supervise(self) -> None:
@@ -115,7 +115,8 @@ class Supervisor(Restarts):
         if waiter is not None:
             give_up_on(waiter, child)
         if self._nursery is None:
-            child.finalize(None)  # this supervisor is down, and so are its children
+            child.ask_to(Want.DRAIN)  # this supervisor is down, and so are its children
+            child.finalize(None)
         elif not child.end_now(Want.DRAIN):
             self.runtime.clean_context.run(self._nursery.start_soon, self._retire, child, Want.DRAIN)
         if child.state is State.STOPPED:
