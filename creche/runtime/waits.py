@@ -88,14 +88,14 @@ def check_for_cycle(waiter: Waiter, edge: Edge) -> None:
         raise CallCycle((waiter.path, *chain))
 
 
-def give_up_on(waiter: Waiter, node: Node) -> None:
-    """`waiter` is about to wait for the end of `node`: what is in hand there shall not wait for `waiter` in vain.
+def give_up_on(waiter: Waiter, *nodes: Node) -> None:
+    """`waiter` is about to wait for the end of `nodes`: what is in hand there shall not wait for `waiter` in vain.
 
     Its calls that wait to be taken are refused with `CallCycle`, as later ones will be. Raises `CallCycle`, and has
     refused nothing, if one is in hand already.
     """
     hopeless: list[tuple[Request | WaitingCast, CallCycle]] = []
-    way = list(node.waiters())
+    way = [handler for node in nodes for handler in node.waiters()]
     met = set(way)
     for handler in way:  # it grows meanwhile
         for edge in _singly(handler.waits_for()):

@@ -111,7 +111,7 @@ class Supervisor(Restarts):
 
     async def stop_child(self, child: Node) -> None:
         """See `Group`. Final, also for a permanent child; goes on if the caller leaves."""
-        waiter = _handler_that_waits()
+        waiter = handler_that_waits()
         if waiter is not None:
             give_up_on(waiter, child)
         if self._nursery is None:
@@ -133,7 +133,7 @@ class Supervisor(Restarts):
         if not isinstance(child, Cell):
             raise SpecInvalid("replace", child.path, "only an actor can be replaced: stop it and start another")
         maker = self._replacement(child, spec, now)
-        waiter = _handler_that_waits()
+        waiter = handler_that_waits()
         if now and waiter is not None:
             check_for_cycle(waiter, Change(child, "started"))
         child.replace(maker)
@@ -206,7 +206,7 @@ class Supervisor(Restarts):
             node.finalize(cause)
 
 
-def _handler_that_waits() -> Waiter | None:
+def handler_that_waits() -> Waiter | None:
     """The handler that waits for what the present task is about to wait for."""
     place = PLACE.get()
     return None if place is None else place.serial
@@ -215,7 +215,7 @@ def _handler_that_waits() -> Waiter | None:
 @contextmanager
 def _waiting_for(change: Change) -> Generator[None]:
     """Meanwhile the handler that runs this waits for `change`, if it is one."""
-    waiter = _handler_that_waits()
+    waiter = handler_that_waits()
     edges = [] if waiter is None else waiter.edges()
     edges.append(change)
     try:

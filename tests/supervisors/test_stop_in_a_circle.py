@@ -163,3 +163,27 @@ async def test_what_is_stopped_may_still_call_others(autojump_clock: MockClock) 
         gate.opened.set()
         await settle()
         assert (calling.value, stopping.value) == (1, "stopped")
+
+
+async def test_who_handles_a_call_of_a_worker_cannot_take_its_place_away(autojump_clock: MockClock) -> None:
+    """To shrink a pool waits for the ends of workers: a `CallCycle`, and nobody has retired."""
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        pool = await runtime.start(creche.pool("p", creche.child(Probe), size=2))
+        a, gate = await runtime.start(creche.child(Probe).options(name="a")), Gate()
+
+        async def shrink(_: Probe) -> None:
+            await pool.resize(1)
+
+        async def work(worker: Probe) -> None:
+            if worker.context.path == "root/p/worker-2":
+                await a.ask.run(shrink)
+            await gate.hold()
+
+        replies = [asking(nursery, pool.ask.run, work) for _ in range(2)]
+        await settle()
+        gate.opened.set()
+        await settle()
+        (refused,) = [reply for reply in replies if reply.what != "value"]
+        assert cycle(refused) == ("root/a", "root/p/worker-2", "root/a")
+        assert (pool.statistics().size, len(runtime.node_of("root/p").children())) == (2, 2)
+        await prove_idle(runtime)

@@ -28,8 +28,9 @@ from ...runtime.interposition import intake_class
 from ...runtime.mailbox import Queued
 from ...runtime.node import Node, Parent, State, Want
 from ...runtime.spec import NAME_RULE, ActorSpec, ChildOptions, Spec, is_name
+from ...runtime.waits import give_up_on
 from ..spec import SupervisorSpec
-from ..supervisor import Supervisor
+from ..supervisor import Supervisor, handler_that_waits
 from .admission import Admission, Admitting
 from .autoscale import Autoscale, Autoscaler
 from .backlog import Backlog
@@ -302,12 +303,19 @@ class PoolNode(Supervisor):
         async with self._resizing:
             if self.state is not State.RUNNING or self.front.draining:
                 raise ActorStopped(self.path)
+            self._may_end(self.front.workers[size:])
             before = self.size
             if size != before and self.runtime.events.on:
                 self.emit(events.Resized, before, size)
             while self.size < size:
                 await self._add_worker()
             await self._retire_workers(self.front.workers[size:])
+
+    def _may_end(self, workers: list[WorkerCell]) -> None:
+        """Raise `CallCycle` if one of them waits for the handler that would wait for its end."""
+        waiter = handler_that_waits()
+        if waiter is not None:
+            give_up_on(waiter, *workers)
 
     async def _add_worker(self) -> None:
         number = next(n for n in range(1, len(self._nodes) + 2) if f"worker-{n}" not in self._nodes)
