@@ -416,6 +416,7 @@ class Cell(Handling):
         if self._companion is not None or self._kept or self.granted is not None or self.stashed:
             return False
         self.want = want
+        self._actor = None
         self._exiting = EXIT
         self._ending = True
         self.wake()

@@ -400,8 +400,8 @@ class Intake(Life):
         if self._stash is not None:
             self._mailbox.put_first(self._stash.take_all())
             self._stash = None
-            if self._hungry and self._mailbox:
-                self.wake()
+            if self._mailbox:
+                self.wake()  # also if it waits for something else than mail: there is another head now
 
     def _let_in(self) -> None:
         """Who waits for room moves up into what cancelled callers have left free."""

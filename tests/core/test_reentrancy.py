@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -294,3 +297,19 @@ def test_wrong_values_of_reentrant_are_refused() -> None:
     """`SpecInvalid`."""
     with pytest.raises(creche.SpecInvalid):
         creche.message(reentrant=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def test_an_actor_that_has_been_stopped_while_it_was_idle_is_not_kept(autojump_clock: MockClock) -> None:
+    """Though there still is a handle."""
+    async with creche.open_runtime("t") as runtime:
+        seen: list[weakref.ref[Probe]] = []
+
+        async def look(node: Probe) -> None:
+            seen.append(weakref.ref(node))
+
+        node = await runtime.start(creche.child(Node))
+        await node.ask.run(look)
+        await runtime.stop(node)
+        await settle()
+        gc.collect()
+        assert seen[0]() is None

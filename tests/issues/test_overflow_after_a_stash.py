@@ -42,3 +42,28 @@ async def test_drop_oldest_lets_in_what_comes_after_an_unstash(autojump_clock: M
         gate.opened.set()
         await settle()
         assert [reply.what for reply in [*replies, late]] == ["NotDelivered", "value", "value", "value"]
+
+
+class Beside(Aside):
+    @creche.message(concurrency=1)
+    async def go_beside(self, gate: Gate, end: Gate) -> None:
+        await gate.hold()
+        await self.go(end)
+
+
+async def test_what_is_unstashed_does_not_wait_behind_a_concurrent_message(autojump_clock: MockClock) -> None:
+    """It comes to the head of the mailbox, in front of one that has to wait for another of its kind."""
+    async with creche.open_runtime("test") as runtime, trio.open_nursery() as nursery:
+        actor = await runtime.start(creche.child(Beside))
+        gates = [Gate(), Gate(), Gate(), Gate()]
+        stashed = asking(nursery, actor.ask.take, "a")
+        await settle()
+        first = asking(nursery, actor.ask.go_beside, *gates[:2])
+        await settle()
+        second = asking(nursery, actor.ask.go_beside, *gates[2:])
+        await settle()
+        gates[0].opened.set()
+        await settle()
+        assert (stashed.what, first.what, second.what) == ("value", "pending", "pending")
+        for gate in gates:
+            gate.opened.set()
