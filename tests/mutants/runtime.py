@@ -20,6 +20,8 @@ NAMES = "creche/runtime/names.py"
 FEEDS = "creche/runtime/feeds.py"
 DYNAMIC_FUZZ = "tests/supervisors/test_dynamic_fuzz.py"
 ATTEMPTS = "creche/runtime/attempts.py"
+WAITS = "creche/runtime/waits.py"
+MISSED_WAITS = "tests/issues/test_waits_that_were_missed.py"
 
 MUTANTS = (
     Mutant(
@@ -61,6 +63,42 @@ MUTANTS = (
 +        if self.state == DEFERRED:
              if self.state == SETTLED:  # the caller may not have looked at its outcome yet: it stays as it is
 """,
+    ),
+    Mutant(
+        "an answer takes the wait for another call out of the graph",
+        ENVELOPE,
+        """
+-        return self is other
++        return type(self) is type(other)
+""",
+        (MISSED_WAITS,),
+    ),
+    Mutant(
+        "who comes back to where it waits for any one of several is taken for one that goes on",
+        WAITS,
+        """
+-    trial: Known = {**known, cell: _NO_WAY_OUT}
++    trial: Known = {**known, cell: None}
+""",
+        (MISSED_WAITS,),
+    ),
+    Mutant(
+        "a crash does not wake who waits for what it has taken down",
+        CELL,
+        """
+             self._condemned = failure  # and the end that has begun goes on
+-            self.wake()  # it may wait for what is in flight, which will not end by itself any more
+""",
+        ("tests/issues/test_ends_that_hang.py",),
+    ),
+    Mutant(
+        "a timer that runs while an end waits cannot be cut short",
+        HANDLING,
+        """
+-        with trio.CancelScope() as self._scope:
++        with trio.CancelScope():
+""",
+        ("tests/issues/test_ends_that_hang.py",),
     ),
     Mutant(
         "a message is taken before the look at the stop flag",
