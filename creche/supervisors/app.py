@@ -256,10 +256,12 @@ class App:
             async with trio.open_nursery() as nursery:
                 body = trio.CancelScope()
                 nursery.start_soon(_obey_signals, body, stop)
-                async with self._opened(runtime) as running:
-                    with body:
-                        await serve(running)
-                    stop()
+                with body:  # also around the start, which may take long
+                    async with self._opened(runtime) as running:
+                        try:
+                            await serve(running)
+                        finally:
+                            stop()
                 nursery.cancel_scope.cancel("the app has stopped")
 
     def _exit_status(self, error: BaseException) -> int:

@@ -100,6 +100,20 @@ def test_an_actor_that_swallows_its_cancellation_is_shown_by_the_watchdog_and_th
     assert "in swallow_cancels" in err
 
 
+def test_the_watchdog_looks_after_the_stop_that_an_error_of_the_body_brings_about() -> None:
+    with process("stubborn_too") as started:
+        status, _, err = finish(started)
+    assert status == 3
+    assert "in swallow_cancels" in err
+
+
+def test_a_signal_ends_a_start_that_takes_long_with_status_0() -> None:
+    with process("slow") as started:
+        wait_until_running(started)
+        started.terminate()
+        assert finish(started) == (0, "", "")
+
+
 def test_a_second_signal_ends_the_process_at_once_with_status_3() -> None:
     with process("patient") as started:
         wait_until_running(started)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -93,6 +95,28 @@ async def hold_on_for_long(running: creche.Running) -> None:
     await _patient.cast(Worker.swallow_cancels)
     print("running", flush=True)
     await trio.sleep_forever()
+
+
+stubborn_too, _stubborn_too = _app(stop_within=0.2)
+
+
+@stubborn_too.main
+async def raise_beside_it(running: creche.Running) -> None:
+    await _stubborn_too.cast(Worker.swallow_cancels)
+    await trio.sleep(0.1)
+    raise ValueError("a bug in the body")
+
+
+class Slow(creche.Actor):
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        print("running", flush=True)
+        await trio.sleep(3600)
+        yield
+
+
+slow = creche.App("service")
+slow.use(creche.child(Slow))
 
 
 def __getattr__(name: str) -> creche.App:
