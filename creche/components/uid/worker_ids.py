@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import final
 
 from ...runtime.errors import Unavailable
+from ...runtime.wal import use_wal
 from .config import Config
 from .errors import NoWorkerIdFree, WorkerIdLost
 
@@ -156,7 +157,7 @@ class WorkerIds:
             db = _connect(self._path)
             try:
                 # WAL: one flush per write instead of several, and FULL makes it before the commit returns.
-                db.execute("PRAGMA journal_mode = WAL")
+                use_wal(db, _BUSY_SECONDS)
                 db.execute("PRAGMA synchronous = FULL")
                 db.execute(_SCHEMA)
             except BaseException:

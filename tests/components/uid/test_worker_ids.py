@@ -186,6 +186,22 @@ def test_racing_processes_get_different_ids(path: str) -> None:
     assert sorted(lease.worker_id for lease in leases) == list(range(8))
 
 
+def test_a_file_that_another_process_is_making_is_waited_for(path: str) -> None:
+    """SQLite lets nobody wait who makes a file one with a WAL, and a first start that fails would be a failed start."""
+    Path(path).parent.mkdir(parents=True)
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.1, other.execute, ["ROLLBACK"])
+    end.start()
+    try:
+        worker_ids = WorkerIds("a", Config(state_path=path))
+        assert worker_ids.acquire("x", NOW).worker_id == 0
+        worker_ids.close()
+    finally:
+        end.join()
+        other.close()
+
+
 def test_memory_is_shared_and_forgotten_with_the_last_user() -> None:
     """Without a file, the components of a process still get different ids; the last to close takes all with it."""
     first, second = Machine(None), Machine(None)
