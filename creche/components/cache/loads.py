@@ -8,8 +8,8 @@ his: so a cancel of that caller, or of all callers, does not end it, the end of 
 on with its messages meanwhile. A load that is lost with its incarnation is begun anew by the next one: load functions
 read, so they may be repeated.
 
-A load is joined only for as long as its key is not written or deleted (see the guards in `store`). One whose key was,
-goes on for those who wait for it already; what it gives is not stored.
+A load is joined only for as long as its key is not written or deleted (see the guards in `store`), and none of its tags
+is invalidated. After that it goes on for those who wait for it already; what it gives is not used.
 
 Each waiter gets an exception object of his own.
 
@@ -189,6 +189,8 @@ class Loads:
 
     def _join(self, key: str, job: Job) -> Load:
         load = self._joinable.get(key)
+        if load is not None and load.guard.intact and not self._store.is_valid(load.job.tags, load.stamp):
+            self._store.break_guard(key)
         if load is None or not load.guard.intact:
             load = Load(job, self._store.guard(key), self._store.stamp)
             self._joinable[key] = load

@@ -175,7 +175,7 @@ class Store:
             return None
         if record.drop_at != NEVER and record.drop_at <= self.clock():
             self._expired += 1
-        elif record.facts is None or not record.facts.tags or self._is_valid(record.facts):
+        elif record.facts is None or not record.facts.tags or self.is_valid(record.facts.tags, record.facts.stamp):
             return record
         self._drop(record)
         return None
@@ -210,7 +210,7 @@ class Store:
 
     def put(self, key: str, value: object, drop_at: float = NEVER, facts: Facts | None = None) -> None:
         """Keep `value` under a key, in place of whatever is there."""
-        self._break_guard(key)
+        self.break_guard(key)
         record = self.records.get(key)
         if record is None:
             self._insert(key, value, drop_at, facts)
@@ -238,7 +238,7 @@ class Store:
 
     def changed(self, key: str, grown_by: int = 0) -> None:
         """The collection under a key has been changed in place and takes so many more bytes. An empty one goes."""
-        self._break_guard(key)
+        self.break_guard(key)
         record = self.records.get(key)
         if record is None:
             return  # it was too large to be kept at all
@@ -249,7 +249,7 @@ class Store:
 
     def remove(self, key: str) -> bool:
         """Delete a key. False if there was nothing, as far as anybody could see."""
-        self._break_guard(key)
+        self.break_guard(key)
         there = self.find(key) is not None
         record = self.records.get(key)
         if record is not None:
@@ -332,15 +332,17 @@ class Store:
         if self._guards.get(key) is guard:
             del self._guards[key]
 
-    def _break_guard(self, key: str) -> None:
+    def break_guard(self, key: str) -> None:
+        """Whatever is being loaded for this key is outdated."""
         if self._guards:
             guard = self._guards.pop(key, None)
             if guard is not None:
                 guard.intact = False
 
-    def _is_valid(self, facts: Facts) -> bool:
+    def is_valid(self, tags: Iterable[str], stamp: int) -> bool:
+        """Whether none of these tags has been invalidated since."""
         barriers = self._barriers
-        return not barriers or all(barriers.get(tag, 0) <= facts.stamp for tag in facts.tags)
+        return not barriers or all(barriers.get(tag, 0) <= stamp for tag in tags)
 
     def _hold(self, facts: Facts | None) -> None:
         if facts is not None and facts.tags:

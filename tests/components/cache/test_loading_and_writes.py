@@ -55,8 +55,17 @@ async def _is_text(cache: c.Cache) -> bool:
     return True
 
 
-async def test_who_asks_after_a_delete_gets_a_load_that_began_after_it(cache: c.Cache) -> None:
-    """The write-then-delete of a repository: nobody who comes later is given what was read before the write."""
+@pytest.mark.parametrize("first_to_end", [0, 1])
+@pytest.mark.parametrize(
+    "change", [lambda cache: cache.delete("k"), lambda cache: cache.invalidate_tags("t")], ids=["delete", "tag"]
+)
+async def test_who_asks_after_a_write_gets_a_load_that_began_after_it(
+    cache: c.Cache, change: Change, first_to_end: int
+) -> None:
+    """The write, then delete or invalidate, of a repository: nobody who comes later gets what was read before it.
+
+    Whichever of the two loads ends first, the later one is kept.
+    """
     gates = [Gate(), Gate()]
     values = [b"before", b"after"]
     calls: list[int] = []
@@ -68,14 +77,14 @@ async def test_who_asks_after_a_delete_gets_a_load_that_began_after_it(cache: c.
         return values[number]
 
     async with trio.open_nursery() as nursery:
-        early = asking(nursery, partial(cache.get_or_load, "k", load))
+        early = asking(nursery, partial(cache.get_or_load, "k", load, tags=["t"]))
         await gates[0].entered.wait()
-        await cache.delete("k")
-        late = asking(nursery, partial(cache.get_or_load, "k", load))
+        await change(cache)
+        late = asking(nursery, partial(cache.get_or_load, "k", load, tags=["t"]))
         await gates[1].entered.wait()
-        gates[1].open()
+        gates[first_to_end].open()
         await settle()
-        gates[0].open()
+        gates[1 - first_to_end].open()
     assert (early.value, late.value) == (b"before", b"after")
     assert await cache.get("k") == b"after"
 
