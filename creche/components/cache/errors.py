@@ -32,7 +32,10 @@ class WrongKind(CrecheError):
 
 
 class NotANumber(CrecheError):
-    """What is to be incremented is no decimal integer of 64 bits, or would not be one any more. Nothing was changed."""
+    """What is to be incremented is no decimal integer of 64 bits, or would not be one any more. Nothing was changed.
+
+    Of a score in a sorted set: the sum would be NaN.
+    """
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(key, reason)

@@ -150,7 +150,10 @@ class SortedSets(Namespace):
         return await access.run(sorted_sets.add, access.keys.full(key), encoded)
 
     async def increment(self, key: str, member: Member, by: float = 1.0) -> float:
-        """Add to the score of a member, which begins at 0, and return it. Raises `ValueError` if `by` is NaN."""
+        """Add to the score of a member, which begins at 0, and return it.
+
+        Raises `ValueError` if `by` is NaN, and `NotANumber` if the sum would be.
+        """
         access = self._access()
         return await access.run(sorted_sets.increase, access.keys.full(key), access.codec.encode(member), _score(by))
 

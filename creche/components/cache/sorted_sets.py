@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
+from .errors import NotANumber
 from .sorted_set import SortedSet
 from .store import MEMBER_BYTES, Store
 
@@ -23,6 +25,8 @@ def add(store: Store, key: str, scores: Mapping[bytes, float]) -> int:
 def increase(store: Store, key: str, member: bytes, by: float) -> float:
     """Add to the score of a member, which begins at 0."""
     total = (_found(store, key).score(member) or 0.0) + by
+    if math.isnan(total):
+        raise NotANumber(key, "two infinities of opposite signs have no sum")
     add(store, key, {member: total})
     return total
 

@@ -140,6 +140,16 @@ async def test_a_score_is_a_number(cache: c.Cache) -> None:
     assert await cache.sorted_sets.length("z") == 0
 
 
+async def test_a_score_does_not_become_none_by_counting(cache: c.Cache) -> None:
+    """Infinities may be scores, but not their sum: the order would be lost, and members with it."""
+    await cache.sorted_sets.add("z", {"a": 1, "m": math.inf, "z": 3})
+    with pytest.raises(c.NotANumber, match="'z'"):
+        await cache.sorted_sets.increment("z", "m", -math.inf)
+    assert await cache.sorted_sets.score("z", "m") == math.inf
+    assert await cache.sorted_sets.remove("z", "m") == 1
+    assert await cache.sorted_sets.range("z") == [(b"a", 1.0), (b"z", 3.0)]
+
+
 async def test_scores_keep_all_their_digits(cache: c.Cache) -> None:
     """They are doubles, not six digits after the point."""
     score = 1234567.123456789
