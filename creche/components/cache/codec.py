@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal, final
 
@@ -10,6 +11,7 @@ import msgspec
 from .errors import ValueInvalid
 
 _MOST_DECODERS = 256
+_WHOLE_NUMBER = re.compile(rb"-?[0-9]+")  # MessagePack begins everything else that is stored with another byte
 
 
 @final
@@ -20,6 +22,7 @@ class Codec:
     """
 
     def __init__(self, name: Literal["json", "msgpack"]) -> None:
+        self._is_json = name == "json"
         self._encode = msgspec.json.encode if name == "json" else msgspec.msgpack.encode
         self._decoder: Callable[[Any], Any] = msgspec.json.Decoder if name == "json" else msgspec.msgpack.Decoder
         self._decoders: dict[Any, Any] = {}  # {type: its decoder}, made once: to make one costs more than to use it
@@ -45,6 +48,8 @@ class Codec:
                 return data.decode()
             if type is int:
                 return int(data)
+            if not self._is_json and _WHOLE_NUMBER.fullmatch(data):  # to JSON it is a number as it is
+                return msgspec.convert(int(data), type)
             return self._decoder_for(type).decode(data)
         except msgspec.DecodeError as error:
             reason = str(error)

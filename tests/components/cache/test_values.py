@@ -13,7 +13,7 @@ import trio
 
 from creche.components import cache as c
 
-from .support import Backend
+from .support import Backend, Source
 
 Clock = trio.abc.Clock | None
 
@@ -66,6 +66,19 @@ async def test_values_come_back_as_the_type_that_is_asked_for(
         assert found == value
         assert type(found) is type(value)
         assert await opened.cache.get_many(["k"], type=kind) == {"k": value}
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+async def test_a_whole_number_is_itself_as_whatever_number_it_is_read(backend: Backend, codec: str) -> None:
+    """Its digits are no MessagePack: b"5" would be 53."""
+    async with backend.opened(codec=codec) as opened:
+        for number in (5, -5, 1234):
+            await opened.cache.set("k", number)
+            for kind in (float, int | None, float | str):
+                assert await opened.cache.get("k", type=kind) == number
+            with pytest.raises(c.ValueInvalid, match="Expected"):
+                await opened.cache.get("k", type=Profile)
+        assert await opened.cache.get_or_load("loaded", Source(5).load, type=float) == 5.0
 
 
 async def test_bytes_text_and_numbers_are_stored_as_they_are(cache: c.Cache) -> None:
