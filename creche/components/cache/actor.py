@@ -14,8 +14,9 @@ are granted by the lease, too.
 A command that fails with anything but an answer has left the store in a state that nobody knows. So its error is the
 actor's crash, as if it had been a message in hand: its caller gets `OutcomeUnknown`, and everybody else a new store.
 
-Kept over incarnations is one thing: the count of fencing tokens. It begins at the wall clock's milliseconds, so that
-the tokens of a restarted process are greater than those of the one before it.
+Kept over incarnations is one thing: the count of fencing tokens. It begins at the wall clock's microseconds, so that
+the tokens of a restarted process are greater than those of the one before it: no process grants locks faster than one
+a microsecond.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class CacheActor(Actor):
 
     def __init__(self, config: Config, now_ms: Callable[[], int] | None = None) -> None:
         self._config = config
-        read_clock = now_ms or self.context.runtime.wall_clock_ms
-        self._tokens = self.context.keep("tokens", lambda: itertools.count(read_clock()), lambda _: None)
+        read_ms = now_ms or self.context.runtime.wall_clock_ms
+        self._tokens = self.context.keep("tokens", lambda: itertools.count(1000 * read_ms()), lambda _: None)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
