@@ -39,5 +39,6 @@ def http_server(config: ServerConfig | None, app: ASGIApp, *, name: str = "http"
     if config is None:
         return by_config(ServerConfig, lambda chosen: http_server(chosen, app, name=name))
     checked = validated(config)
-    inner = child(HttpActor, checked, app).options(drain=checked.drain + 1.0)
+    patience = checked.drain + 1.0  # of the stop as a whole, and of the exit of the lifespan, which does the draining
+    inner = child(HttpActor, checked, app).options(drain=patience, shutdown=patience)
     return ComponentSpec(name, inner, HttpServer, layer="edge", section="server" if name == "http" else "")

@@ -26,7 +26,7 @@ from ...runtime.asgi import ASGIApp
 from ...runtime.events import Shed
 from ...supervisors.pools.admission import Admission
 from .admission import Gate, admitted
-from .app import limited
+from .app import attended, limited
 from .config import ServerConfig
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class HttpActor(Actor):
     def __init__(self, config: ServerConfig, app: ASGIApp) -> None:
         self._config = config
         self._gate = Gate(config.requests, Admission(config.wait_target, config.wait_interval), self._tell_shed)
-        self._app = admitted(limited(app, config.write_timeout), self._gate)
+        self._app = attended(admitted(limited(app, config.write_timeout), self._gate), config.read_timeout)
         self._socket = self.context.keep("socket", partial(listening_socket, config), socket.socket.close)
 
     @asynccontextmanager
@@ -90,6 +90,7 @@ def listening_socket(config: ServerConfig) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # of its connections: some are WebSockets
         listener.bind((config.host, config.port))
         listener.listen(config.backlog)
         listener.setblocking(False)
@@ -118,7 +119,6 @@ def _hypercorn(config: ServerConfig, listener: socket.socket) -> tuple[Any, Hype
     server.errorlog = logging.getLogger("hypercorn.error")
     server.loglevel = "WARNING"
     server.graceful_timeout = config.drain
-    server.read_timeout = ceil(config.read_timeout)
     server.keep_alive_timeout = ceil(config.idle_timeout)
     server.include_server_header = False
     return cast("Any", serve), server

@@ -59,6 +59,8 @@ class Gate:
         except BaseException:
             if not ticket.turn.is_set():
                 del self._line[ticket]
+                if not self._line:
+                    self._admitting.emptied()
             elif ticket.refused_after is None:
                 self.leave()
             raise

@@ -1,6 +1,8 @@
-"""What stands between the server and the application: the limit on its time, and ASGI's lifespan protocol."""
+"""What stands between the server and the application: the limits on its time, who waits for it, and ASGI's lifespan."""
 
 from __future__ import annotations
+
+from math import inf
 
 import trio
 
@@ -30,9 +32,79 @@ def limited(app: ASGIApp, seconds: float) -> ASGIApp:
         with trio.move_on_after(seconds) as limit:
             await app(scope, receive, watched_send)
         if limit.cancelled_caught and not begun:
-            await _answer_timeout(send)
+            await _answer(send, 504, b"the service took too long")
 
     return limited_app
+
+
+def attended(app: ASGIApp, patience: float) -> ASGIApp:
+    """`app` for as long as somebody waits for it: a client that leaves before it has its answer cancels the request.
+
+    So does one that lets `patience` seconds pass until the next bytes of its request come, with 408. Servers tell of
+    clients that have left by a message that few applications wait for.
+    """
+
+    async def attended_app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await _Exchange(receive, send, patience).run(app, scope)
+        else:
+            await app(scope, receive, send)
+
+    return attended_app
+
+
+class _Exchange:
+    """One request, read ahead by one message, and its answer. The price is a nursery and a task for each."""
+
+    def __init__(self, receive: Receive, send: Send, patience: float) -> None:
+        self._receive = receive
+        self._send = send
+        self._patience = patience
+        self._ahead, self._messages = trio.open_memory_channel[Message](1)
+        self._request = trio.CancelScope()
+        self._begun = self._answered = self._client_left = False
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        failure: Exception | None = None
+        with self._request:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_ahead)
+                try:
+                    await app(scope, self._messages.receive, self._watched_send)
+                except Exception as error:
+                    failure = error  # raised below: the nursery would wrap it
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure
+        if self._request.cancelled_caught and not (self._client_left or self._begun):
+            await _answer(self._send, 408, b"the request did not come in time")
+
+    async def _watched_send(self, message: Message) -> None:
+        self._begun = True
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._answered = True  # what comes after it is nobody's to cancel
+            self._request.deadline = inf
+        await self._send(message)
+
+    async def _read_ahead(self) -> None:
+        more = True
+        while True:
+            if more and not self._answered:
+                self._request.deadline = trio.current_time() + self._patience
+            message = await self._receive()
+            self._request.deadline = inf
+            if message["type"] == "http.disconnect" and not self._answered:
+                self._client_left = True
+                self._request.cancel("the client has left")
+                return
+            more = message.get("more_body", False)
+            try:
+                self._ahead.send_nowait(message)
+            except trio.WouldBlock:
+                await self._ahead.send(message)
 
 
 async def _answer_lifespan(receive: Receive, send: Send) -> None:
@@ -44,8 +116,8 @@ async def _answer_lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-async def _answer_timeout(send: Send) -> None:
-    body = b'{"error": {"code": "TIMEOUT", "message": "the service took too long"}}'
+async def _answer(send: Send, status: int, message: bytes) -> None:
+    body = b'{"error": {"code": "TIMEOUT", "message": "%b"}}' % message
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 504, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -13,8 +13,9 @@ from ...runtime.spec import Environment
 class ServerConfig(Config, frozen=True, kw_only=True):
     """Times are in seconds.
 
-    `read_timeout` bounds the wait for the next bytes of a request, `write_timeout` that for the application's whole
-    response, `idle_timeout` that for the next request on a connection. `drain` is what open connections get at a stop.
+    `read_timeout` bounds the wait for the next bytes of a request's body, `write_timeout` that for the application's
+    whole response, `idle_timeout` that for the head of the next request on a connection. `drain` is what open
+    connections get at a stop.
 
     At most `requests` are handled at once, the others wait in line. The server has too much to do when those that are
     let in have waited longer than `wait_target` for all of `wait_interval`. Then, until the line has been empty once,

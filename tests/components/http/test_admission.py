@@ -117,3 +117,33 @@ async def test_a_server_counts_its_requests() -> None:
         assert (now.running, now.waiting, now.shed) == (0, 0, 0)
     with pytest.raises(creche.ConfigInvalid):
         http_server(ServerConfig(requests=0), sleepy(0))
+
+
+async def test_a_line_that_everybody_has_left_was_empty(autojump_clock: MockClock) -> None:
+    """Then no queue stands any more, and the next burst is refused nothing."""
+    gate = Gate(1, RULE, lambda waited: None)
+    leaving = trio.CancelScope()
+
+    async def leave_the_line() -> None:
+        with leaving:
+            await gate.enter()
+
+    await gate.enter()
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(gate.enter)
+        await trio.sleep(7)
+        nursery.start_soon(gate.enter)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(leave_the_line)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.leave()
+        assert (gate.running, gate.waiting, gate.shed) == (1, 1, 3)
+        leaving.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(2):
+            nursery.start_soon(gate.enter)
+        await trio.sleep(2)
+        gate.leave()
+        assert (gate.running, gate.waiting, gate.shed) == (1, 1, 3)
+        gate.leave()

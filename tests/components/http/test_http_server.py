@@ -191,3 +191,51 @@ async def test_asking_for_the_address_can_be_cancelled(checkpoints: int) -> None
             nursery.cancel_scope.cancel()
         _, port = await server.address()
         assert b"200" in await get(port)
+
+
+async def test_a_client_that_leaves_cancels_what_its_request_waits_for() -> None:
+    """As any caller that goes."""
+    entered, left = trio.Event(), trio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        entered.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            left.set()
+
+    async with serving(application) as (_, port):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            await stream.send_all(REQUEST % b"")
+            await entered.wait()
+        with trio.fail_after(5):
+            await left.wait()
+
+
+async def test_the_time_for_reading_is_not_that_for_answering() -> None:
+    """A client that waits for a slow answer has nothing to send; its connection serves the next request."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/slow":
+            await trio.sleep(1.2)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await send({"type": "http.response.body", "body": scope["path"][1:].encode()})
+
+    async with serving(application, ServerConfig(port=0, read_timeout=0.1)) as (_, port):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            with trio.fail_after(5):
+                for path in (b"slow", b"next"):
+                    await stream.send_all(b"GET /%b HTTP/1.1\r\nHost: test\r\n\r\n" % path)
+                    answer = b""
+                    while not answer.endswith(path):
+                        answer += await stream.receive_some()
+                        assert answer
+
+
+def test_the_time_to_drain_is_there_for_the_lifespan() -> None:
+    """Open requests are drained while it is left, so its exit may take as long."""
+    options = http_server(ServerConfig(drain=20), Application()).child_options
+    assert options.shutdown > 20
+    assert options.drain > 20
