@@ -9,7 +9,6 @@ from typing import Protocol, runtime_checkable
 
 import trio
 
-from ..runtime.node import Node, State
 from ..runtime.runtime import Runtime
 from .explore import Scenario
 from .world import World
@@ -36,11 +35,7 @@ Load = Callable[[World, Opened], Awaitable[object]]
 
 def healthy(runtime: Runtime) -> bool:
     """Whether all of a tree runs: nobody is down, parked, suspended or stuck."""
-    return all(node.state is State.RUNNING for node in _all_below(runtime.root))
-
-
-def _all_below(node: Node) -> list[Node]:
-    return [node, *(one for child in node.children() for one in _all_below(child))]
+    return all(node.state == "running" and not node.stuck for node in runtime.tree())
 
 
 def scenario_of(

@@ -79,7 +79,10 @@ class World:
     # --- for scenarios ----------------------------------------------------------------------------
 
     def always(self, name: str, condition: Condition) -> None:
-        """From now on `condition` must hold. It does not when it returns False or raises AssertionError."""
+        """From now on `condition` must hold. It does not when it returns False or raises.
+
+        Whatever it raises: what cannot be judged must not pass for what holds.
+        """
         if inspect.iscoroutinefunction(condition):
             raise SpecInvalid("always", condition, "a function that awaits nothing; to ask is for `eventually`")
         self._always[name] = condition
@@ -145,7 +148,7 @@ class World:
                 try:
                     if condition() is False:
                         self.report(name, "it does not hold")
-                except AssertionError as error:
+                except Exception as error:
                     self.report(name, one_line(error))
 
     def report(self, name: str, detail: str) -> None:

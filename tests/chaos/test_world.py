@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 import creche
 from creche import chaos, testing
@@ -49,6 +50,19 @@ def test_an_assertion_says_more() -> None:
         world.always("counted", condition)
 
     assert str(violation_of(scenario)) == "counted: AssertionError: 3 of 2"
+
+
+def test_what_cannot_be_judged_does_not_hold() -> None:
+    """An error in the hook of an event is told to nobody who asks."""
+
+    async def scenario(world: World) -> None:
+        counts = {"sold": 1}
+        world.always("counted", lambda: counts["sold"] > 0)
+        async with creche.open_runtime("r") as runtime, world.unleashed(runtime):
+            counts.clear()
+            await runtime.start(creche.child(Sleeper))
+
+    assert str(violation_of(scenario)) == "counted: KeyError: 'sold'"
 
 
 def test_what_must_always_hold_cannot_wait() -> None:
@@ -208,3 +222,22 @@ async def test_a_live_tree_suffers_the_same_plan() -> None:
             assert runtime.node_of(sleeper).restarts == 1
 
     await world.live(scenario, 10)
+
+
+class Stubborn(creche.Actor):
+    @creche.message(on_caller_gone="cancel")
+    async def hold(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(60)
+
+
+async def test_who_is_stuck_is_not_healthy(autojump_clock: trio.testing.MockClock) -> None:
+    """It runs, but takes nothing; when its handler has unwound all is well again."""
+    async with creche.open_runtime("r") as runtime:
+        stubborn = await runtime.start(creche.child(Stubborn).options(unwind_grace=1))
+        assert chaos.healthy(runtime)
+        with testing.expect_outcome_unknown(), trio.move_on_after(1):
+            await stubborn.ask.hold()
+        assert not chaos.healthy(runtime)
+        await trio.sleep(60)
+        assert chaos.healthy(runtime)
