@@ -47,7 +47,7 @@ class _Armed:
         self.left = fault.nth
 
     def strikes(self, message: str) -> bool:
-        """Whether it strikes at this handling."""
+        """Count this handling: whether it is time to strike."""
         if self.fault.message not in (None, message):
             return False
         self.left -= 1
@@ -118,15 +118,16 @@ class Injector:
         return handle
 
     def _due(self, path: str, message: str) -> InHandler | None:
+        """The fault that strikes at this handling. One handling suffers one: if two are due, the later one waits."""
         armed = self._armed.get(path)
         if not armed:
             return None
-        for one in armed:
-            if one.strikes(message):
-                armed.remove(one)
-                self.struck(one.fault)
-                return one.fault
-        return None
+        due = [one for one in armed if one.strikes(message)]  # each of them counts
+        if not due:
+            return None
+        armed.remove(due[0])
+        self.struck(due[0].fault)
+        return due[0].fault
 
     async def _suffer(self, fault: InHandler, path: str, handler: Coroutine[Any, Any, Any]) -> Any:
         try:

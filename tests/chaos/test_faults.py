@@ -97,6 +97,30 @@ def test_a_crash_at_the_nth_handling_of_one_message() -> None:
     under([chaos.Step(0, PATH, chaos.Crash("other", nth=2))], body)
 
 
+def test_faults_that_wait_at_one_actor_all_count() -> None:
+    """The second is the second, whether or not another fault strikes before it."""
+
+    async def body(bench: Bench) -> None:
+        await trio.sleep(1)
+        for _ in range(2):
+            with pytest.raises(creche.OutcomeUnknown):
+                await bench.worker.ask.other()
+        assert await bench.worker.ask.other() == "other"
+
+    under([chaos.Step(0, PATH, chaos.Crash(nth=1)), chaos.Step(0, PATH, chaos.Crash(nth=2))], body)
+
+
+def test_two_faults_of_one_moment_strike_one_after_the_other() -> None:
+    async def body(bench: Bench) -> None:
+        await trio.sleep(1)
+        for _ in range(2):
+            with pytest.raises(creche.OutcomeUnknown):
+                await bench.worker.ask.other()
+        assert await bench.worker.ask.other() == "other"
+
+    under([chaos.Step(0, PATH, chaos.Crash())] * 2, body)
+
+
 def test_wrong_arguments_are_still_the_callers_mistake() -> None:
     async def body(bench: Bench) -> None:
         await trio.sleep(1)
