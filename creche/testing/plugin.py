@@ -17,8 +17,9 @@ recorder
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import trio
@@ -80,11 +81,18 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Tests with a `runtime` run in virtual time, unless they ask for a clock of their own.
 
     pytest-trio takes a clock from a test's own arguments only, not from what a fixture asks for; but it lets a mark say
-    what runs a test.
+    what runs a test. A plain function with a `runtime` has one of its own project.
     """
     for item in items:
-        if "runtime" in getattr(item, "fixturenames", ()):
+        if "runtime" in getattr(item, "fixturenames", ()) and _is_async(item):
             item.add_marker(pytest.mark.trio(run=_run_in_virtual_time))
+
+
+def _is_async(item: pytest.Item) -> bool:
+    test: Any = getattr(item, "obj", None)
+    if hasattr(test, "hypothesis"):
+        test = test.hypothesis.inner_test
+    return inspect.iscoroutinefunction(test)
 
 
 def _run_in_virtual_time(

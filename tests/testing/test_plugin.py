@@ -86,6 +86,15 @@ async def test_a_channel(runtime):
 async def test_a_socket(runtime):
     KEPT.append(trio.socket.socket())
 """
+OTHERS = """
+@pytest.fixture
+def runtime():
+    return "something else"
+
+
+def test_a_plain_function_with_a_runtime_of_its_own(runtime):
+    assert runtime == "something else"
+"""
 
 
 def pytest_in(folder: Path, tests: str) -> subprocess.CompletedProcess[str]:
@@ -99,6 +108,12 @@ def pytest_in(folder: Path, tests: str) -> subprocess.CompletedProcess[str]:
 def test_a_project_adopts_it_with_one_line(tmp_path: Path) -> None:
     done = pytest_in(tmp_path, GOOD)
     assert "8 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_runtime_of_the_projects_own_is_left_alone(tmp_path: Path) -> None:
+    """One line must not break the tests that are there already."""
+    done = pytest_in(tmp_path, OTHERS)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_leaks_are_found(tmp_path: Path) -> None:
