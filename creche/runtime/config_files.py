@@ -127,6 +127,8 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # --- YAML -----------------------------------------------------------------------------------------
 
+_MERGE = "tag:yaml.org,2002:merge"  # the key `<<`
+
 
 def _parse_yaml(text: str) -> tuple[Any, Lines]:
     try:
@@ -138,16 +140,22 @@ def _parse_yaml(text: str) -> tuple[Any, Lines]:
         root = loader.get_single_node()
         if root is None:
             return {}, {}
-        return loader.construct_document(root), _first_of_each(_yaml_lines(root, set()))
+        lines = _first_of_each(_yaml_lines(root, set()))  # first: what is constructed has its merges carried out
+        return loader.construct_document(root), lines
     except yaml.MarkedYAMLError as error:  # its own text would quote the line
         line = "" if error.problem_mark is None else f" (at line {error.problem_mark.line + 1})"
         raise _Unreadable(f"not YAML: {error.problem}{line}") from None
-    except yaml.YAMLError as error:
+    except _Unreadable:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2026-13-01 is a ValueError
         raise _Unreadable(f"not YAML: {type(error).__name__}") from None
 
 
 def _yaml_lines(node: Any, seen: set[int], keys: Keys = ()) -> Iterator[tuple[Keys, int]]:
-    """The keys of a mapping and of those in it; one that aliases repeat is looked at once."""
+    """The keys of a mapping and of those in it; one that aliases repeat is looked at once.
+
+    What a merge brings in may be written anew, and has the line of the mapping that it is brought into.
+    """
     if node.id == "scalar" or id(node) in seen:
         return
     seen.add(id(node))
@@ -155,10 +163,11 @@ def _yaml_lines(node: Any, seen: set[int], keys: Keys = ()) -> Iterator[tuple[Ke
         for index, item in enumerate(node.value):
             yield from _yaml_lines(item, seen, (*keys, str(index)))
         return
-    double = _first_double(str(key.value) for key, _ in node.value)
+    own = [(key, value) for key, value in node.value if key.tag != _MERGE]
+    double = _first_double(str(key.value) for key, _ in own)
     if double is not None:
         raise _Unreadable(f"a key is there twice: {double!r} (at line {node.start_mark.line + 1} and after it)")
-    for key, value in node.value:
+    for key, value in own:
         here = (*keys, str(key.value))
         yield here, key.start_mark.line + 1
         yield from _yaml_lines(value, seen, here)

@@ -115,6 +115,19 @@ def test_yaml_with_the_lines_of_its_keys(tmp_path: Path) -> None:
     }
 
 
+def test_yaml_merges_may_be_overridden(tmp_path: Path) -> None:
+    """That is what they are for. What is written in a mapping has its line, what is brought into it has none."""
+    text = "db: &db\n  path: a\n  pool: 4\nmq: &mq {path: c, size: 1}\nother:\n  <<: [*db, *mq]\n  path: b\n"
+    data, lines = read(tmp_path, "c.yaml", text)
+    assert data == {
+        "db": {"path": "a", "pool": 4},
+        "mq": {"path": "c", "size": 1},
+        "other": {"path": "b", "pool": 4, "size": 1},
+    }
+    assert (lines["db.path"], lines["other"], lines["other.path"]) == (2, 5, 7)
+    assert "other.pool" not in lines
+
+
 def test_json(tmp_path: Path) -> None:
     """Without lines."""
     assert read(tmp_path, "c.json", '{"db": {"path": "x", "limit": null}}') == (
@@ -150,6 +163,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
         ("c.yaml", "x: !!python/object:os.system {}", "not YAML: could not determine a constructor for the tag"),
         ("c.yaml", "x: \x00", "not YAML: ReaderError"),
         ("c.yaml", "just a text", "sections with settings are needed at the top"),
+        ("c.yaml", "x: 2026-13-01", "not YAML: ValueError"),
     ],
 )
 def test_what_is_not_of_its_format_is_refused(tmp_path: Path, name: str, text: str | bytes, complaint: str) -> None:
