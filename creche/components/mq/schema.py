@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...runtime.errors import ConfigInvalid
+from ...runtime.wal import use_wal
 from .config import Synchronous
 from .errors import CommitFailed
 
@@ -48,7 +49,7 @@ def open_database(path: str, synchronous: Synchronous, busy_timeout: float) -> s
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
+        use_wal(db, busy_timeout)
         db.execute(f"PRAGMA synchronous = {synchronous}")
         _create_tables(db, path)
     except BaseException:

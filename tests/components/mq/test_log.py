@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,19 @@ def log(path: Path) -> Iterator[Log]:
     log = open_log(path)
     yield log
     log.close()
+
+
+def test_a_file_that_another_process_is_making_is_waited_for(path: Path) -> None:
+    """SQLite lets nobody wait who makes a file one with a WAL."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.1, other.execute, ["ROLLBACK"])
+    end.start()
+    try:
+        Log(str(path), "normal", 5.0, 1).close()
+    finally:
+        end.join()
+        other.close()
 
 
 def test_offsets_are_dense_and_records_come_back(log: Log) -> None:
