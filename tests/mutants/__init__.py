@@ -1,5 +1,5 @@
-"""Proof that the tests can fail: named faults, planted one by one in a copy of the core. See `__main__`."""
+"""Proof that the tests can fail: named faults, planted one by one in a copy of the package. See `__main__`."""
 
-from tests.mutants import runtime, supervisors
+from tests.mutants import components, runtime, supervisors
 
-MUTANTS = (*runtime.MUTANTS, *supervisors.MUTANTS)
+MUTANTS = (*runtime.MUTANTS, *supervisors.MUTANTS, *components.MUTANTS)
