@@ -97,7 +97,7 @@ class DbActor(Actor):
                 await self._in_thread(connection.close)
 
     async def _open(self) -> None:
-        database_id = str(uuid.UUID(int=self.context.runtime.random.getrandbits(128), version=4))
+        database_id = str(uuid.UUID(int=self.context.runtime.randbits(128), version=4))
         await self._in_thread(self._writer.open)
         await self._in_thread(self._writer.prepare, database_id, self._metadata, self._migrations)
 

@@ -105,8 +105,8 @@ def restore(backup: str | os.PathLike[str], path: str | os.PathLike[str]) -> Non
     """Check a copy and put it in the place of a database that is not running. Blocks.
 
     It becomes a database of its own, with another identity: the ids of its outbox start again where the copy was made,
-    and a message log that has seen later ones would take new messages for old. What the copy still had in its outbox is
-    sent again under new ids, so consumers may see it twice.
+    and by both of them a message log knows messages again. What the copy still had in its outbox is sent again under
+    new ids, so consumers may see it twice.
 
     Raises FileExistsError if there is a file at `path`: move it away first, it is the last you have. Else as
     `check_backup`.

@@ -8,8 +8,11 @@ to the log. One writer at a time makes the ids ascend in the order of the commit
 twice, not even after its row is gone.
 
 The relay sends before it deletes. A crash between the two sends again, which the log recognises by the header
-``creche-outbox-id``: the database's own id, made once with the file, and the row's. So each message is in the log
-once, in order per database, however often the relay, the database or the log die.
+``creche-outbox-id``: the database's own id, made once with the file, the row's, and when the row was made. So each
+message is in the log once, in order per database, however often the relay, the database or the log die.
+
+The time is for a power loss. Where that takes the last commits (`Config.synchronous`), it takes their rows with them,
+although the log may have those messages already: the next row that gets such an id is another message.
 
 A message that cannot be sent holds up those behind it, for their order is part of the promise. The relay tries it again
 with growing delays, honours `retry_after`, and reports each failure as an `OutboxStalled` event.
@@ -53,7 +56,7 @@ SET_DATABASE_ID = "INSERT OR IGNORE INTO creche_meta (name, value) VALUES ('data
 INSERT = """INSERT INTO creche_outbox (topic, "key", value, headers) VALUES (?, ?, ?, ?)"""
 
 _GET_DATABASE_ID = "SELECT value FROM creche_meta WHERE name = 'database_id'"
-_NEXT = """SELECT id, topic, "key", value, headers FROM creche_outbox ORDER BY id LIMIT :batch"""
+_NEXT = """SELECT id, topic, "key", value, headers, created_at FROM creche_outbox ORDER BY id LIMIT :batch"""
 _DELETE = "DELETE FROM creche_outbox WHERE id <= :sent"
 
 RETRY = Backoff(first=0.05, factor=2.0, cap=10.0, jitter=0.2, free=0)
@@ -93,12 +96,12 @@ def row_of(message: Any) -> OutboxRow:
     if not isinstance(message.value, bytes) or not isinstance(message.key, bytes | None):
         raise TypeError("value and key of a message are bytes: use msgspec.json.encode(...) or 'text'.encode()")
     headers = dict(message.headers)
-    if not all(isinstance(item, str) for pair in headers.items() for item in pair):
-        raise TypeError("headers of a message are text by name")
-    "".join(itertools.chain(*headers.items())).encode()  # raises for lone surrogates
     trace_id = baggage().get("trace_id")
     if trace_id is not None:
         headers.setdefault(TRACE_HEADER, str(trace_id))
+    if not all(isinstance(item, str) for pair in headers.items() for item in pair):
+        raise TypeError("headers of a message are text by name")
+    "".join(itertools.chain(*headers.items())).encode()  # raises for lone surrogates
     size = size_of(message.key, message.value, headers)
     if size > MAX_MESSAGE_BYTES:
         raise MessageTooLarge(message.topic, size, MAX_MESSAGE_BYTES, "publish a reference to it")
@@ -165,10 +168,10 @@ class OutboxRelay(Actor):
         return sent, None
 
     def _message(self, row: Any) -> Message:
-        headers = {**json.loads(row.headers), OUTBOX_HEADER: f"{self._database_id}:{row.id}"}
-        return Letter(
-            row.topic, row.value, row.key, headers
-        )  # whatever the log's limit: refused, it would be in the way
+        outbox_id = f"{self._database_id}:{row.id}:{row.created_at:.3f}"
+        headers = {**json.loads(row.headers), OUTBOX_HEADER: outbox_id}
+        # Whatever the log's limit: refused, it would be in the way.
+        return Letter(row.topic, row.value, row.key, headers)
 
     async def _wait(self, error: BaseException, failures: int) -> None:
         runtime = self.context.runtime

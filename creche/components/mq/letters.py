@@ -56,20 +56,20 @@ def for_retry(record: Received, topic: str, group: str, error: Exception, attemp
 
     Its id makes it idempotent: a group that moves the same record again, after a crash, adds nothing.
     """
-    headers = _headers(record, error, attempts, f"retry:{group}:{_place(record)}")
+    headers = _headers(record, error, attempts, f"retry:{group}:{_name(record)}")
     return Letter(topic, record.value, record.key, {**headers, FOR_GROUP: group, NOT_BEFORE: f"{due:.6f}"})
 
 
 def dead_letter(record: Received, topic: str, group: str, error: Exception, attempts: int) -> Letter:
     """The record as it goes to the dead-letter topic: as it was, with what became of it in the headers. Idempotent."""
-    headers = _headers(record, error, attempts, f"dead_letter:{group}:{_place(record)}")
+    headers = _headers(record, error, attempts, f"dead_letter:{group}:{_name(record)}")
     return Letter(topic, record.value, record.key, {**headers, GROUP: group})
 
 
 def replayed(letter: Received) -> Letter:
     """The letter as it goes back to its original topic, for the group that had put it aside only. Idempotent."""
     headers = {name: text for name, text in letter.headers.items() if name not in _OF_A_FAILURE}
-    headers |= {OUTBOX_HEADER: f"replay:{_place(letter)}", FOR_GROUP: letter.headers[GROUP]}
+    headers |= {OUTBOX_HEADER: f"replay:{_name(letter)}", FOR_GROUP: letter.headers[GROUP]}
     return Letter(letter.original_topic, letter.value, letter.key, headers)
 
 
@@ -112,8 +112,9 @@ def _text_of(error: Exception) -> str:
     return text.encode(errors="replace").decode()  # a lone surrogate could not be written
 
 
-def _place(record: Received) -> str:
-    return f"{record.topic}/{record.partition}/{record.offset}"
+def _name(record: Received) -> str:
+    """No other record has it: the offsets of a topic that is deleted and made anew begin again, its times do not."""
+    return f"{record.topic}/{record.partition}/{record.offset}@{record.time:.6f}"
 
 
 def _checked(topic: str) -> str:

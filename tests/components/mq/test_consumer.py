@@ -195,7 +195,7 @@ async def test_poison_goes_to_the_dead_letter_topic(tmp_path: Path) -> None:
     assert (letter.value, letter.key) == (b"bad", b"k")
     assert letter.headers == {
         "kind": "x",
-        "creche-outbox-id": f"dead_letter:g:t/{ack.partition}/0",
+        "creche-outbox-id": f"dead_letter:g:t/{ack.partition}/0@{ack.time:.6f}",
         "creche-group": "g",
         "creche-original-topic": "t",
         "creche-original-partition": str(ack.partition),
