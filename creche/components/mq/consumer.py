@@ -153,7 +153,8 @@ class Consumer(ComponentHandle):
     async def seek(self, topic: str, partition: int, offset: Where) -> None:
         """Go on from an offset, or from the ``"beginning"`` or the ``"end"``, once the handlers that run there ended.
 
-        Returns when it is committed. Raises `PartitionUnknown` and `OffsetInvalid`.
+        Returns when it is committed. Raises `OffsetInvalid`, and `PartitionUnknown`, also if the partition is given
+        away or lost before that.
         """
         await self._handle(ConsumerActor).call(ConsumerActor.seek, topic, partition, offset)
 
@@ -275,6 +276,8 @@ class ConsumerActor(Actor):
         self._stir.set()
         await self._commit()
 
+        if partition.lost or self._partitions.get(place) is not partition:  # given away without it, or taken
+            raise PartitionUnknown(*place, tuple(self._partitions))
     # --- member -------------------------------------------------------------------------------------------------------
 
     async def _consume(self) -> None:
@@ -446,7 +449,8 @@ class ConsumerActor(Actor):
             raise
         counters.commits += 1
         _note_committed(partitions, offsets)  # of what was refused nothing more will be committed either
-        if refused:
+        for place in refused:
+            partitions[place].lose()
             self._regroup.set()
 
     # --- stop ---------------------------------------------------------------------------------------------------------

@@ -158,13 +158,15 @@ class Processor:
     async def _handle(self, partition: Partition, entry: Entry) -> None:
         error: Exception | None = None
         began = trio.current_time()
-        with trio.CancelScope() as scope:
-            partition.scopes[entry] = scope
-            try:
-                error = await self._try(entry)
-            finally:
-                del partition.scopes[entry]
-                partition.tell_if_idle()
+        scope = partition.scopes[entry] = trio.CancelScope()
+        try:
+            with scope:
+                await self._try(entry)
+        except Exception as raised:  # around the scope: a group may hold the scope's Cancelled beside an error
+            error = unwrap(raised)
+        finally:
+            del partition.scopes[entry]
+            partition.tell_if_idle()
         self.counters.handled += 1
         self.counters.handling += trio.current_time() - began
         if scope.cancelled_caught or not partition.counts(entry):
@@ -174,18 +176,14 @@ class Processor:
         else:
             self._settle(partition, entry, error)
 
-    async def _try(self, entry: Entry) -> Exception | None:
+    async def _try(self, entry: Entry) -> None:
         record = entry.record
         attempt = attempts_before(record) + entry.failures + 1
         if attempt != record.attempt:
             record = msgspec.structs.replace(record, attempt=attempt)
         trace_id = trace_of(record) if record.headers else None
         with nullcontext() if trace_id is None else carrying(trace_id=trace_id):
-            try:
-                await self._plan.handler(record)
-            except Exception as error:
-                return unwrap(error)
-        return None
+            await self._plan.handler(record)
 
     # --- what follows -------------------------------------------------------------------------------------------------
 
