@@ -219,7 +219,7 @@ class LogActor(Actor):
         return await self._in_thread(self._log.offset_at, topic, partition, time)
 
     @message(raises=Unavailable)
-    async def begin(self, group: str, topic: str) -> dict[TopicPartition, int]:
+    async def begin(self, group: str, topic: str) -> dict[TopicPartition, tuple[int, int]]:
         """See `Groups.begin`."""
         return await self._in_thread(self._groups.begin, group, topic)
 

@@ -40,6 +40,10 @@ INSERT OR IGNORE INTO commits SELECT ?, topic, partition, CASE WHEN ? THEN next_
 FROM topics WHERE topic = ?
 """
 _COMMITTED = 'SELECT partition, "offset" FROM commits WHERE "group" = ? AND topic = ?'
+_AHEAD = """
+SELECT partition, "offset", next_offset FROM commits JOIN topics USING (topic, partition)
+WHERE "group" = ? AND topic = ? ORDER BY partition
+"""
 _COMMITS = 'SELECT topic, partition, "offset" FROM commits WHERE "group" = ? ORDER BY topic, partition'
 _NAMES = 'SELECT "group" FROM commits UNION SELECT "group" FROM members ORDER BY "group"'
 _LAG = """
@@ -134,11 +138,15 @@ class Groups:
 
     # --- how far ------------------------------------------------------------------------------------------------------
 
-    def begin(self, group: str, topic: str) -> dict[TopicPartition, int]:
-        """Where a group without members goes on in a topic, at first from its beginning; nothing without the topic."""
+    def begin(self, group: str, topic: str) -> dict[TopicPartition, tuple[int, int]]:
+        """What a group without members has before it: the offset to go on from, at first the beginning, and the end.
+
+        Of each partition; nothing without the topic.
+        """
         with transaction(self._db):
             self._db.execute(_JOIN, (group, False, topic))
-            return {(topic, partition): offset for partition, offset in self._db.execute(_COMMITTED, (group, topic))}
+            rows = self._db.execute(_AHEAD, (group, topic))
+            return {(topic, partition): (offset, end) for partition, offset, end in rows}
 
     def commit(self, group: str, offsets: Mapping[TopicPartition, tuple[int, int]]) -> list[TopicPartition]:
         """Set where the group will go on in each partition, given as token and offset.

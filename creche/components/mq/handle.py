@@ -26,6 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Letters = list[Received]
+_Ahead = dict[TopicPartition, tuple[int, int]]  # of letters not replayed yet: from which offset on, to before which
 
 _LETTERS_AT_ONCE: Final = 100  # of each partition
 
@@ -242,41 +243,46 @@ class DeadLetters:
         are by default. The oldest of each partition first, at most `limit` of them; none without such a topic. Raises
         `TopicInvalid` and `GroupInvalid`.
         """
-        _, letters = await self._read(await self._where(topic), group, limit)
-        return [letter for letter in letters if letter.headers.get(GROUP) == group][:limit]
+        ahead = await self._ahead(topic, group)
+        mine: Letters = []
+        while len(mine) < limit and (letters := await self._read(ahead)):
+            mine += _put_aside_by(group, letters)
+            _pass_over(letters, ahead)
+        return mine[:limit]
 
     async def replay(self, topic: str, group: str, *, limit: int | None = None) -> int:
         """Send the letters back to the topics that they came from, for the consumers of `group` only.
 
         They go to the end, so the order of their keys is not kept, and are tried there as if they were new. At most
-        `limit`, if it is given. Returns how many. May be repeated, also after it failed or was cancelled: no letter is
-        sent twice. Raises as `list` and `Mq.send_batch`.
+        `limit`, if it is given, and none that comes meanwhile, such as those of them that fail again. Returns how many.
+        May be repeated, also after it failed or was cancelled: no letter is sent twice. Raises as `list` and
+        `Mq.send_batch`.
         """
-        sent, where = 0, await self._where(topic)
-        while limit is None or sent < limit:
-            positions, letters = await self._read(where, group, _LETTERS_AT_ONCE)
-            if not letters:
-                break
-            mine = [letter for letter in letters if letter.headers.get(GROUP) == group]
+        ahead = await self._ahead(topic, group)
+        sent = 0
+        while (limit is None or sent < limit) and (letters := await self._read(ahead)):
+            mine = _put_aside_by(group, letters)
             batch = mine if limit is None else mine[: limit - sent]
             await self._send([replayed(letter) for letter in batch])
             cut = mine[len(batch)] if len(batch) < len(mine) else None  # the first that is left for another time
-            for letter in letters[: len(letters) if cut is None else letters.index(cut)]:
-                positions[letter.place] = letter.offset + 1
-            await self._mq.call(LogActor.commit_unowned, _replay_group(group), positions)
+            _pass_over(letters[: len(letters) if cut is None else letters.index(cut)], ahead)
+            offsets = {place: offset for place, (offset, _) in ahead.items()}
+            await self._mq.call(LogActor.commit_unowned, _replay_group(group), offsets)
             sent += len(batch)
         return sent
 
-    async def _where(self, topic: str) -> str:
-        """The topic with the letters, given as that or as the one that the records were sent to."""
+    async def _ahead(self, topic: str, group: str) -> _Ahead:
+        """The topic is given as that with the letters or as the one that the records were sent to."""
         by_default = checked_topic(topic) + DEAD_LETTER_SUFFIX
-        is_one = topic.endswith(DEAD_LETTER_SUFFIX)
-        return by_default if not is_one and by_default in await self._mq.topics.list() else topic
+        name, is_one = _replay_group(checked_group(group)), topic.endswith(DEAD_LETTER_SUFFIX)
+        where = by_default if not is_one and by_default in await self._mq.topics.list() else topic
+        return await self._mq.call(LogActor.begin, name, where)
 
-    async def _read(self, topic: str, group: str, limit: int) -> tuple[dict[TopicPartition, int], Letters]:
-        name = _replay_group(checked_group(group))
-        positions = await self._mq.call(LogActor.begin, name, topic)
-        return positions, await self._mq.call(LogActor.fetch, positions, limit)
+    async def _read(self, ahead: _Ahead) -> Letters:
+        """Some of the letters, of whatever groups; none: those were all."""
+        positions = {place: offset for place, (offset, end) in ahead.items() if offset < end}
+        letters = await self._mq.call(LogActor.fetch, positions, _LETTERS_AT_ONCE)
+        return [letter for letter in letters if letter.offset < ahead[letter.place][1]]
 
     async def _send(self, letters: Sequence[Message]) -> None:
         for result in await self._mq.send_batch(letters):
@@ -291,6 +297,15 @@ def _replay_group(group: str) -> str:
 def checked_partitions(partitions: int) -> int:
     """The same number; raises ValueError if no topic may have so many partitions."""
     if not 1 <= partitions <= MOST_PARTITIONS:
+def _put_aside_by(group: str, letters: Letters) -> Letters:
+    return [letter for letter in letters if letter.headers.get(GROUP) == group]
+
+
+def _pass_over(letters: Letters, ahead: _Ahead) -> None:
+    for letter in letters:
+        ahead[letter.place] = (letter.offset + 1, ahead[letter.place][1])
+
+
         raise ValueError(f"partitions = {partitions}: from 1 to {MOST_PARTITIONS}")
     return partitions
 

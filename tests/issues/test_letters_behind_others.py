@@ -1,0 +1,36 @@
+"""Dead letters of one group behind those of another, and letters that come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from creche.components import mq as m
+
+from ..components.mq.support import Boom, Seen, log_at, send
+
+
+async def test_letters_are_listed_behind_any_number_of_another_groups(tmp_path: Path) -> None:
+    """The first ones of each partition were looked at and no more: there seemed to be none."""
+    async with log_at(tmp_path / "log", partitions=1) as (_, mq):
+        for group, count in (("others", 150), ("g", 2), ("others", 150), ("g", 1)):
+            headers = {"creche-group": group}
+            await mq.send_batch([m.Message("t.dead_letter", b"%d" % n, headers=headers) for n in range(count)])
+        assert [letter.value for letter in await mq.dead_letters.list("t", "g")] == [b"0", b"1", b"0"]
+        assert [letter.offset for letter in await mq.dead_letters.list("t", "g", limit=2)] == [150, 151]
+        assert len(await mq.dead_letters.list("t", "others", limit=1000)) == 300
+
+
+async def test_a_replay_ends_though_its_letters_come_back(tmp_path: Path) -> None:
+    """While the handler still fails at once, each of them is a letter again: it went on with those for ever."""
+
+    async def fail(_record: m.Received) -> None:
+        raise Boom
+
+    async with log_at(tmp_path / "log") as (runtime, mq):
+        await runtime.start(m.consumer(mq, "g", "t", Seen(fail), retry=m.RetryPolicy(attempts=1)))
+        await send(mq, 1, 2, 3)
+        while len(await mq.dead_letters.list("t", "g")) < 3:
+            await trio.lowlevel.checkpoint()
+        assert await mq.dead_letters.replay("t", "g") == 3
