@@ -15,7 +15,7 @@ from ...runtime.handle import Handle
 from .actor import LogActor, LogLease
 from .config import MOST_PARTITIONS
 from .delivery import Delivery, OnDelivery, Statistics
-from .errors import GroupInvalid, OffsetInvalid, TopicInvalid, Unavailable
+from .errors import GroupInvalid, OffsetInvalid, TopicInvalid, TopicUnknown, Unavailable
 from .groups import End, GroupInfo
 from .letters import DEAD_LETTER_SUFFIX, GROUP, replayed
 from .membership import Membership
@@ -173,20 +173,21 @@ class Topics:
         """Give a topic more partitions: `total` in the end. Its consumers read the new ones from their beginning.
 
         Records of most keys go to another partition from then on than before, so for the records sent meanwhile the
-        order of a key is not kept. Raises `TopicUnknown`, ValueError, and `TopicExists` if it has more already.
+        order of a key is not kept. Raises `TopicInvalid`, `TopicUnknown`, ValueError, and `TopicExists` if it has more
+        already.
         """
-        await self._log().call(LogActor.create_partitions, topic, checked_partitions(total))
+        await self._log().call(LogActor.create_partitions, checked_topic(topic), checked_partitions(total))
 
     async def delete(self, topic: str) -> bool:
         """Delete a topic, its records, and all that groups know about it. Whether it was there.
 
-        Its next use creates it anew, empty; a consumer that still reads it is such a use.
+        Its next use creates it anew, empty; a consumer that still reads it is such a use. Raises `TopicInvalid`.
         """
-        return await self._log().call(LogActor.delete_topic, topic)
+        return await self._log().call(LogActor.delete_topic, checked_topic(topic))
 
     async def describe(self, topic: str) -> TopicInfo:
-        """What a topic is like now. Raises `TopicUnknown`."""
-        return await self._log().call(LogActor.describe, topic)
+        """What a topic is like now. Raises `TopicInvalid` and `TopicUnknown`."""
+        return await self._log().call(LogActor.describe, checked_topic(topic))
 
     async def list(self) -> dict[str, int]:
         """All topics by name, and how many partitions each has."""
@@ -213,7 +214,9 @@ class ConsumerGroups:
 
         Raises `GroupActive` if it has consumers, `OffsetInvalid`, and `TopicUnknown` for a partition that is not there.
         """
-        for offset in offsets.values():
+        for (topic, partition), offset in offsets.items():
+            if not (is_topic(topic) and 0 <= partition < MOST_PARTITIONS):
+                raise TopicUnknown(f"{topic}/{partition}")
             if offset not in ("beginning", "end"):
                 checked_offset(offset)
         await self._log().call(LogActor.set_offsets, checked_group(group), offsets)
@@ -294,9 +297,6 @@ def _replay_group(group: str) -> str:
     return group + ".replay"
 
 
-def checked_partitions(partitions: int) -> int:
-    """The same number; raises ValueError if no topic may have so many partitions."""
-    if not 1 <= partitions <= MOST_PARTITIONS:
 def _put_aside_by(group: str, letters: Letters) -> Letters:
     return [letter for letter in letters if letter.headers.get(GROUP) == group]
 
@@ -306,6 +306,9 @@ def _pass_over(letters: Letters, ahead: _Ahead) -> None:
         ahead[letter.place] = (letter.offset + 1, ahead[letter.place][1])
 
 
+def checked_partitions(partitions: int) -> int:
+    """The same number; raises ValueError if no topic may have so many partitions."""
+    if not 1 <= partitions <= MOST_PARTITIONS:
         raise ValueError(f"partitions = {partitions}: from 1 to {MOST_PARTITIONS}")
     return partitions
 
@@ -335,19 +338,20 @@ def _prepared(message: Message) -> Message:
     """The message as it will be in the log.
 
     Checked here, for one that SQLite refused would take down the writer and everybody else's records with it; msgspec
-    checks types only when it decodes.
+    checks types only when it decodes. With headers of its own: what the sender does to his, once it is accepted, is no
+    matter.
     """
     checked_topic(message.topic)
     if not _are(bytes, message.value, b"" if message.key is None else message.key):
         raise TypeError("value and key of a message are bytes: use msgspec.json.encode(...) or 'text'.encode()")
-    if not _are(str, *message.headers, *message.headers.values()):
+    headers, trace_id = dict(message.headers), baggage().get("trace_id")
+    if trace_id is not None:
+        headers.setdefault(TRACE_HEADER, str(trace_id))
+    if not _are(str, *headers, *headers.values()):
         raise TypeError("names and values of headers are text")
-    for name, text in message.headers.items():
+    for name, text in headers.items():
         (name + text).encode()  # raises for lone surrogates
-    trace_id = baggage().get("trace_id")
-    if trace_id is None or TRACE_HEADER in message.headers:
-        return message
-    return msgspec.structs.replace(message, headers={**message.headers, TRACE_HEADER: str(trace_id)})
+    return msgspec.structs.replace(message, headers=headers)
 
 
 def _are(kind: type, *values: object) -> bool:
