@@ -126,7 +126,7 @@ class LogActor(Actor):
                 nursery.start_soon(self._write)
                 try:
                     yield
-                    await self._lease.accumulator.flushed()
+                    await self._lease.accumulator.drained()
                 finally:
                     self._lease.revoke()  # at once, although the writer may be in the midst of a transaction
         finally:

@@ -90,6 +90,11 @@ class Delivery:
 
     # --- for the log's actor ------------------------------------------------------------------------------------------
 
+    def withdraw(self) -> None:
+        """It will not be written, and nobody is left to hear of it but who waits for a flush."""
+        self.state = SETTLED
+        self._lot.unpark_all()
+
     def settle(self, result: Ack | Refusal) -> None:
         """Tell everybody. A failure is a function, so that each waiter raises an exception of its own."""
         self.state = SETTLED
@@ -130,13 +135,13 @@ class Accumulator:
         self._limit_bytes = limit_bytes
         self._largest = largest
         self._queue: deque[Delivery] = deque()  # those that were revoked stay in it until they are taken
+        self._writing: set[Delivery] = set()  # taken and not finished
         self._waiting = 0  # live ones in the queue
         self._waiting_bytes = 0  # of them
         self._sent = self._sent_bytes = self._failed = self._transactions = 0
         self._latency = 0.0  # seconds, of all that were sent together
-        self._accepted = 0
-        self._finished = 0  # of them: settled, or revoked and out of the queue
         self._refusal: Refusal | None = None  # closed
+        self._ending = False
         self._changed = ParkingLot()
 
     def __len__(self) -> int:
@@ -150,7 +155,7 @@ class Accumulator:
 
         Raises `MessageTooLarge`.
         """
-        if self._is_full() or self._refusal is not None:
+        if self._is_full() or self._ending:
             return None
         now = trio.current_time()
         deliveries = [Delivery(message, now, on_delivery) for message in messages]
@@ -160,7 +165,6 @@ class Accumulator:
         self._queue.extend(deliveries)
         self._waiting += len(deliveries)
         self._waiting_bytes += sum([delivery.size for delivery in deliveries])
-        self._accepted += len(deliveries)
         self._changed.unpark_all()
         return deliveries
 
@@ -168,7 +172,7 @@ class Accumulator:
         """Take a message back if it is not being written yet. Whether that was so."""
         if delivery.state != QUEUED:
             return False
-        delivery.state = SETTLED
+        delivery.withdraw()
         self._waiting -= 1
         self._waiting_bytes -= delivery.size
         self._changed.unpark_all()
@@ -176,11 +180,16 @@ class Accumulator:
 
     async def flushed(self) -> None:
         """Wait until all that has been accepted so far is settled. Later ones do not matter."""
-        until = self._accepted
-        while self._finished < until:
-            await self._changed.park()
+        for delivery in [*self._writing, *self._queue]:
+            await delivery.settlement()
 
     # --- for the log's actor ------------------------------------------------------------------------------------------
+
+    async def drained(self) -> None:
+        """Take no more, and wait until all that has been accepted is settled."""
+        self._ending = True
+        self._changed.unpark_all()
+        await self.flushed()
 
     def statistics(self) -> Statistics:
         """What has been written so far, and what waits."""
@@ -190,19 +199,19 @@ class Accumulator:
 
     async def wait_for_room(self) -> None:
         """Return when there is room or no more is taken."""
-        while self._is_full() and self._refusal is None:
+        while self._is_full() and not self._ending:
             await self._changed.park()
 
     async def take(self, limit: int, linger: float = 0.0) -> list[Delivery]:
         """Wait for records and take up to `limit`, marked as being written. Nothing when it is closed.
 
-        `linger`: having less than `limit`, and room for more, wait so many seconds for it.
+        `linger`: having less than `limit`, and room for more, wait so many seconds for it, unless no more is taken.
         """
         while True:
             while not self._waiting:
                 if self._refusal is not None:
                     return []
-                self._skip_revoked()
+                self._queue.clear()  # of those that were revoked
                 await self._changed.park()
             if linger:
                 await self._more(limit, linger)
@@ -212,7 +221,7 @@ class Accumulator:
     def finish(self, batch: Sequence[Delivery], results: Iterable[Ack | Refusal]) -> None:
         """Settle what was taken."""
         now = trio.current_time()
-        self._finished += len(batch)
+        self._writing.difference_update(batch)
         self._transactions += 1
         for delivery, result in zip(batch, results, strict=False):  # one for each, or the same for all, repeated
             if isinstance(result, Ack):
@@ -226,6 +235,7 @@ class Accumulator:
 
     def close(self, refusal: Refusal) -> None:
         """Take no more, and fail what has not been taken. Idempotent."""
+        self._ending = True
         if self._refusal is None:
             self._refusal = refusal
         self.refuse_waiting(self._refusal)
@@ -233,7 +243,6 @@ class Accumulator:
     def refuse_waiting(self, refusal: Refusal) -> None:
         """Fail what has not been taken, so that nothing overtakes what was taken before it and failed."""
         queue, self._queue = self._queue, deque()
-        self._finished += len(queue)
         self._failed += self._waiting
         self._waiting = self._waiting_bytes = 0
         for delivery in queue:
@@ -246,7 +255,7 @@ class Accumulator:
 
     async def _more(self, limit: int, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            while 0 < self._waiting < limit and not self._is_full() and self._refusal is None:
+            while 0 < self._waiting < limit and not self._is_full() and not self._ending:
                 await self._changed.park()
 
     def _taken(self, limit: int) -> list[Delivery]:
@@ -256,14 +265,8 @@ class Accumulator:
             if delivery.state == QUEUED:
                 delivery.state = WRITING
                 batch.append(delivery)
-            else:
-                self._finished += 1
+        self._writing.update(batch)
         self._waiting -= len(batch)
         self._waiting_bytes -= sum([delivery.size for delivery in batch])
         self._changed.unpark_all()
         return batch
-
-    def _skip_revoked(self) -> None:
-        self._finished += len(self._queue)
-        self._queue.clear()
-        self._changed.unpark_all()
