@@ -194,6 +194,7 @@ class ConsumerActor(Actor):
         self._undone = Latch()  # something is done and not committed
         self._enough = Latch()  # so much that it should be committed now
         self._draining = False
+        self._pausing = False  # what is assigned from now on is paused
         self._uncommitted = 0  # records, since the last commit
         self._committing = trio.Lock()
         self._appends = 0  # heard of
@@ -222,7 +223,7 @@ class ConsumerActor(Actor):
         for chosen in self._chosen(topic, partition):
             chosen.paused = True
         if topic is None:
-            self._processor.paused = True
+            self._pausing = True
 
     @message(raises=PartitionUnknown)
     async def resume(self, topic: str | None, partition: int | None) -> None:
@@ -231,7 +232,7 @@ class ConsumerActor(Actor):
         for each in chosen:
             each.paused = False
         if topic is None:
-            self._processor.paused = False
+            self._pausing = False
         self._processor.resume(chosen)
         self._stir.set()
 
@@ -275,9 +276,9 @@ class ConsumerActor(Actor):
         partition.seek(offset)
         self._stir.set()
         await self._commit()
-
         if partition.lost or self._partitions.get(place) is not partition:  # given away without it, or taken
             raise PartitionUnknown(*place, tuple(self._partitions))
+
     # --- member -------------------------------------------------------------------------------------------------------
 
     async def _consume(self) -> None:
@@ -314,6 +315,7 @@ class ConsumerActor(Actor):
     def _take_up(self, changes: Changes) -> None:
         for place, offset in changes.assigned.items():
             self._partitions[place] = Partition(place, offset, by_key=self._plan.by_key)
+            self._partitions[place].paused = self._pausing
         if changes.assigned:
             self._stir.set()
             events, me = self.context.runtime.events, self.context
@@ -389,7 +391,7 @@ class ConsumerActor(Actor):
         return [partition for partition in self._partitions.values() if self._is_hungry(partition)]
 
     def _is_hungry(self, partition: Partition) -> bool:
-        if self._processor.paused or self._draining:
+        if self._draining:
             return False
         records, size = self._share()
         return partition.is_hungry(records // 2, size // 2)

@@ -118,7 +118,7 @@ class Groups:
             expelled = self._expel(group, now)
             joined = self._set_member(group, member, topics, now)
             for topic in topics:
-                self._begin(group, topic)
+                self._begin(group, topic, is_new=joined)
             freed, release = self._rebalance(group, member, now)
             owned = self._owned(group, member)
         return Share(owned, release, expelled, changed=joined or freed or bool(expelled))
@@ -208,11 +208,12 @@ class Groups:
     def _full_name(self, member: str) -> str:
         return f"{member}@{self._session.id}"
 
-    def _begin(self, group: str, topic: str) -> None:
+    def _begin(self, group: str, topic: str, *, is_new: bool) -> None:
         self._log.ends(topic)
         known = self._db.execute(_COMMITTED, (group, topic)).fetchone()
-        # Partitions that a topic got later are read from their beginning: nobody has seen anything of them.
-        at_end = self._config.offset_reset == "latest" and known is None
+        # Partitions that a topic got later are read from their beginning, and so is a topic that was deleted while it
+        # was read and is made anew: nobody has seen anything of them.
+        at_end = is_new and self._config.offset_reset == "latest" and known is None
         self._db.execute(_JOIN, (group, at_end, topic))
 
     def _must_be_idle(self, group: str, now: float) -> None:

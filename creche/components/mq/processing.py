@@ -97,7 +97,6 @@ class Processor:
     ) -> None:
         """`now` gives seconds since the epoch; `send` returns when the log has the message, however long it takes."""
         self.counters: Final = Counters()
-        self.paused = False
         self._plan = plan
         self._context = context
         self._now = now
@@ -139,7 +138,7 @@ class Processor:
             partition, entry = self._ready.popleft()
             if not partition.may_begin(entry):
                 continue
-            if self.paused or partition.paused:
+            if partition.paused:
                 partition.hold(entry)
             elif not is_for(entry.record, self._plan.group):
                 self._done(partition, entry)

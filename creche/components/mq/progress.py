@@ -167,7 +167,7 @@ class Partition:
     def leave(self) -> None:
         """Begin nothing more but what was passed over. What runs goes on, and counts."""
         begun = [entry.record.offset for entry in self.window if entry.done or entry in self.scopes]
-        begun += [entry.record.offset for entry in self.aside]
+        begun += [entry.record.offset for entry in self.aside if entry.window is self.window]
         waiting = [entry.record.offset for entry in self.window if entry.waits]
         waiting += [entry.record.offset for entry in self.held]
         self.until = min([max(begun, default=-1) + 1, *waiting])
@@ -224,6 +224,6 @@ class Latch:
             self._event = trio.Event()
 
     async def wait(self, seconds: float) -> None:
-        """Return when it is set, at once if it is, or after `seconds`."""
-        with trio.move_on_after(seconds):
+        """Return when it is set, at once if it is, or after `seconds`; at once, too, if these are over already."""
+        with trio.move_on_after(max(0.0, seconds)):
             await self._event.wait()

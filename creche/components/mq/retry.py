@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeGuard
+from typing import Literal, TypeGuard, cast
 
 from ...runtime.backoff import Backoff, Jitter
 from ...runtime.checks import require
@@ -37,9 +37,10 @@ class RetryPolicy:
         Exceptions that are treated otherwise: ``"dead_letter"`` at once, ``"drop"`` (done, and told by an event only),
         or ``"retry"``. The entry for the nearest class in the exception's inheritance counts.
 
-    Failed calls (`creche.CallFailed`) and `Unavailable` are weather, not poison: unless `on` says otherwise they are
-    retried in place for as long as it takes, and do not count as attempts. An error of any kind may carry a
-    `retry_after`, in seconds: it is not tried again before that, or before the cap of `backoff`, whichever is earlier.
+    Failed calls (`creche.CallFailed`) and `Unavailable`, and groups of nothing else, are weather, not poison: unless
+    `on` says otherwise they are retried in place for as long as it takes, and do not count as attempts. An error of any
+    kind may carry a `retry_after`, in seconds: it is not tried again before that, or before the cap of `backoff`,
+    whichever is earlier.
     """
 
     attempts: int = 5
@@ -55,6 +56,8 @@ class RetryPolicy:
 
     def counts(self, error: Exception) -> bool:
         """Whether the failure is the record's own."""
+        if isinstance(error, ExceptionGroup):
+            return any(map(self.counts, cast("ExceptionGroup[Exception]", error).exceptions))
         return not isinstance(error, WEATHER)
 
     def action(self, error: Exception, failures: int, stage: int = 0) -> Action:

@@ -46,7 +46,10 @@ class Session:
             return True
         if not path.exists():
             return False
-        file = _open(path)
+        try:
+            file = _open(path)
+        except OSError:
+            return True  # another user's, or no descriptor is left: only time can tell
         try:
             if not _lock(file):
                 return True

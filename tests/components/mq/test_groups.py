@@ -169,6 +169,16 @@ def test_a_deleted_topic_begins_anew(process: Process) -> None:
     assert all(after[place][0] != before[place][0] and after[place][1] == 0 for place in T)
 
 
+def test_a_deleted_topic_is_read_from_its_beginning_wherever_groups_begin(path: Path) -> None:
+    """Somebody may send to it before its members hear of it: that is for them."""
+    process = Process(path, offset_reset="latest", partitions=1)
+    process.groups.sync("g", "a", ["t"], 0.0)
+    process.log.delete_topic("t")
+    process.log.append([Message("t", b"0")], 0.0)
+    assert [offset for _, offset in process.groups.sync("g", "a", ["t"], 0.0).owned.values()] == [0]
+    process.close()
+
+
 def test_the_lag_counts_what_is_there(process: Process) -> None:
     """What is not committed and not expired; never less than nothing; groups are apart."""
     process.log.append([Message("t", b"%d" % n) for n in range(9)], 0.0)

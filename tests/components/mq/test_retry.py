@@ -55,6 +55,8 @@ def test_weather_does_not_count() -> None:
     assert policy.counts(ValueError())
     assert not policy.counts(DOWN)
     assert not policy.counts(LOST)
+    assert not policy.counts(ExceptionGroup("of a nursery", [LOST, ExceptionGroup("of another", [DOWN, LOST])]))
+    assert policy.counts(ExceptionGroup("of a nursery", [LOST, ValueError()]))
 
 
 def test_delays_grow_and_heed_the_hint() -> None:
