@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
+CONSUMER = "creche/components/mq/consumer.py"
+LETTERS = "creche/components/mq/letters.py"
+DELIVERY = "creche/components/mq/delivery.py"
+MQ_HANDLE = "creche/components/mq/handle.py"
+OUTBOX = "creche/components/db/outbox.py"
+SEEKS = "tests/issues/test_lost_seeks.py"
+NAMES = "tests/issues/test_names_that_come_again.py"
 CACHE = "tests/components/cache/test_loading_and_writes.py"
 HTTP = "tests/components/http/test_attended.py"
 
@@ -26,5 +33,66 @@ MUTANTS = (
 +            if message["type"] == "http.disconnect":
 """,
         (f"{HTTP}::test_what_comes_after_the_answer_goes_on",),
+    ),
+    Mutant(
+        "a seek is answered although its partition was given away without it",
+        CONSUMER,
+        """
+         await self._commit()
+-        if partition.lost or self._partitions.get(place) is not partition:  # given away without it, or taken
++        if partition.lost:
+             raise PartitionUnknown(*place, tuple(self._partitions))
+""",
+        (SEEKS,),
+    ),
+    Mutant(
+        "what the log refuses to commit is not taken for lost",
+        CONSUMER,
+        """
+         for place in refused:
+-            partitions[place].lose()
+             self._regroup.set()
+""",
+        (SEEKS,),
+    ),
+    Mutant(
+        "a letter is named by the place of its record alone",
+        LETTERS,
+        """
+-    return f"{record.topic}/{record.partition}/{record.offset}@{record.time:.6f}"
++    return f"{record.topic}/{record.partition}/{record.offset}"
+""",
+        (NAMES,),
+    ),
+    Mutant(
+        "a message of an outbox is named by the number of its row alone",
+        OUTBOX,
+        """
+-        outbox_id = f"{self._database_id}:{row.id}:{row.created_at:.3f}"
++        outbox_id = f"{self._database_id}:{row.id}"
+""",
+        (NAMES,),
+    ),
+    Mutant(
+        "a replay goes on with the letters that come back",
+        MQ_HANDLE,
+        """
+-        positions = {place: offset for place, (offset, end) in ahead.items() if offset < end}
++        positions = {place: offset for place, (offset, _) in ahead.items()}
+         letters = await self._mq.call(LogActor.fetch, positions, _LETTERS_AT_ONCE)
+-        return [letter for letter in letters if letter.offset < ahead[letter.place][1]]
++        return letters
+""",
+        ("tests/issues/test_letters_behind_others.py",),
+    ),
+    Mutant(
+        "a log that stops takes what it will not write",
+        DELIVERY,
+        """
+-        self._ending = True
+-        self._changed.unpark_all()
+         await self.flushed()
+""",
+        ("tests/issues/test_sends_at_the_end.py",),
     ),
 )
