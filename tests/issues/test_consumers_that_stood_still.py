@@ -30,7 +30,7 @@ async def test_one_partition_can_go_on_although_all_was_paused(tmp_path: Path) -
 
 
 async def test_a_wait_whose_time_is_over_already_is_over() -> None:
-    """The clock may go on between a look at it and the wait; Trio takes no negative time, and the consumer would crash."""
+    """The clock may go on between a look at it and the wait; Trio takes no negative time: the consumer would crash."""
     await Latch().wait(-1e-9)
 
 
