@@ -8,8 +8,8 @@ import time
 _TURN = 0.005  # seconds until the next attempt
 
 
-def use_wal(db: sqlite3.Connection, busy_timeout: float) -> None:
-    """Make the file one with a WAL. Blocks; raises `sqlite3.Error`.
+def use_wal(db: sqlite3.Connection, busy_timeout: float) -> bool:
+    """Make the file one with a WAL: False if its file system cannot have one. Blocks; raises `sqlite3.Error`.
 
     To make a new one so takes a lock that SQLite lets nobody wait for: of several processes at once it refuses all but
     one, whatever their timeout. So this waits, for so many seconds.
@@ -17,10 +17,10 @@ def use_wal(db: sqlite3.Connection, busy_timeout: float) -> None:
     until = time.monotonic() + busy_timeout
     while True:
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
                 raise
             time.sleep(_TURN)
         else:
-            return
+            return bool(mode == "wal")

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 from outcome import Error, Outcome, Value
 
 from ...runtime.errors import ConfigInvalid
+from ...runtime.wal import use_wal
 from . import outbox
 from .config import Config
 from .errors import StatementInvalid
@@ -141,8 +142,7 @@ class Sqlite:
         self._set_up(self._raw)
 
     def _set_up(self, raw: sqlite3.Connection) -> None:
-        (mode,) = raw.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
+        if not use_wal(raw, self._config.busy_timeout):
             raise ConfigInvalid("$.path", self._config.path, "its file system does not support SQLite's WAL mode")
         raw.execute("PRAGMA foreign_keys = ON")
         raw.execute(f"PRAGMA synchronous = {self._config.synchronous}")
