@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from .actor import MessageSpec
-from .errors import CallFailed, DomainError, PeerFailed, Unavailable
+from .errors import CallFailed, DomainError, NotDelivered, NotSendable, PeerFailed, ProcessDied, Unavailable
 from .node import unwrap
 
 
@@ -17,6 +17,8 @@ def as_answer(path: str, spec: MessageSpec, error: Exception) -> Exception | Non
     answer if all that is in it would be: the failed call counts, for then the outcome is unknown, else the first one.
     """
     error = unwrap(error)
+    if isinstance(error, ProcessDied):
+        return None  # the process of this very actor, whatever the message declares
     if isinstance(error, (DomainError, Unavailable)) or (spec.raises and isinstance(error, spec.raises)):
         return error
     if isinstance(error, CallFailed):
@@ -35,3 +37,10 @@ def _of_group(path: str, spec: MessageSpec, group: ExceptionGroup[Exception]) ->
         return None if None in answers else answers[0]
     failed.__cause__ = group  # nothing of it is lost
     return failed
+
+
+def was_not_handled(path: str, answer: Exception) -> bool:
+    """Whether an answer says that the message, sent to the actor at `path`, has not reached its process."""
+    if isinstance(answer, NotSendable):
+        return answer.path == path and not answer.handled
+    return isinstance(answer, NotDelivered) and answer.path == path

@@ -39,7 +39,7 @@ from trio.lowlevel import reschedule
 from .actor import MessageSpec
 from .attempts import Causes, TriedCast, given_up, is_last, one_more
 from .context import Baggage
-from .errors import CallCycle, CallFailed, DeadlineExceeded, OutcomeUnknown
+from .errors import CallCycle, CallFailed, DeadlineExceeded, NotDelivered, OutcomeUnknown
 from .node import own_copy
 
 if TYPE_CHECKING:
@@ -133,6 +133,9 @@ class Request(outcome.Outcome[Any]):
 
     def answer(self, error: Exception) -> None:
         """The handler has answered with an error."""
+        if self.causes and isinstance(error, NotDelivered):
+            self.fail(error)  # it is not true of the attempts before this one
+            return
         self._land()
         self._settle(None, own_copy(error))
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import current_task
 
-from .answers import as_answer
+from .answers import as_answer, was_not_handled
 from .context import BAGGAGE, NO_BAGGAGE, PLACE, Baggage
 from .envelope import CANCELLING, DEFERRED, NEVER, RUNNING, Cast, Request
 from .errors import CallCycle, NotDelivered, OutcomeUnknown, Stashed
@@ -246,6 +246,8 @@ class Activity:
             raise error
         if self.request is not None:
             self.request.answer(answer)
+        elif self.cast is not None and was_not_handled(self.path, answer):
+            self._cell.dead_letter(self.cast, "not_sent")
 
     async def _handle(self, actor: Actor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         try:

@@ -29,7 +29,7 @@ from trio.lowlevel import Abort, checkpoint, reschedule, wait_task_rescheduled
 from . import events
 from .actor import Actor, MessageSpec
 from .agenda import Agenda
-from .answers import as_answer
+from .answers import as_answer, was_not_handled
 from .attempts import causes_of, is_last, tried
 from .companion import Companion
 from .context import BAGGAGE, NO_BAGGAGE, PLACE
@@ -124,7 +124,7 @@ class Handling(Intake):
                         try:
                             await coroutine
                         except Exception as error:
-                            if not self._put_aside(error, item) and as_answer(self.path, spec, error) is None:
+                            if not self._put_aside(error, item) and not self._answers(error, item):
                                 self._left = left
                                 raise
                         self._cast_in_hand = None
@@ -158,12 +158,9 @@ class Handling(Intake):
                     try:
                         value = await coroutine
                     except Exception as error:
-                        if not self._put_aside(error, item):
-                            answer = as_answer(self.path, spec, error)
-                            if answer is None:
-                                self._left = left
-                                raise
-                            item.answer(answer)
+                        if not self._put_aside(error, item) and not self._answers(error, item):
+                            self._left = left
+                            raise
                     else:
                         item.reply(value)
                 self._current = None
@@ -214,7 +211,7 @@ class Handling(Intake):
         try:
             await coroutine
         except Exception as error:
-            if not self._put_aside(error, item) and as_answer(self.path, spec, error) is None:
+            if not self._put_aside(error, item) and not self._answers(error, item):
                 raise
         self._cast_in_hand = None
         self.handled += 1
@@ -254,12 +251,8 @@ class Handling(Intake):
             try:
                 value = await coroutine
             except Exception as error:
-                if not self._put_aside(error, item):
-                    answer = as_answer(self.path, spec, error)
-                    if answer is None:
-                        raise
-                    if request is not None:
-                        request.answer(answer)
+                if not self._put_aside(error, item) and not self._answers(error, item):
+                    raise
             else:
                 if request is not None:
                     request.reply(value)
@@ -278,6 +271,17 @@ class Handling(Intake):
             return False
         self.put_aside(item)
         self.handled -= 1  # it has not been
+        return True
+
+    def _answers(self, error: Exception, item: Cast | Request) -> bool:
+        """Answer with an error that has left the handler. That of a cast goes nowhere. False: it is a crash."""
+        answer = as_answer(self.path, item[0] if isinstance(item, tuple) else item.spec, error)
+        if answer is None:
+            return False
+        if not isinstance(item, tuple):
+            item.answer(answer)
+        elif was_not_handled(self.path, answer):
+            self.dead_letter(item, "not_sent")
         return True
 
     def check_stash(self) -> None:

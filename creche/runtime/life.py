@@ -303,6 +303,11 @@ class Life(Node):
         return True
 
     @property
+    def condemned(self) -> bool:
+        """See `Node`."""
+        return self._condemned is not None
+
+    @property
     def leaves_anyway(self) -> bool:
         """See `Node`."""
         return self.want is not Want.NOTHING or self._condemned is not None

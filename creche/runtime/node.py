@@ -208,6 +208,11 @@ class Node(ABC):
 
     @property
     @abstractmethod
+    def condemned(self) -> bool:
+        """Whether the present incarnation is dying of a failure."""
+
+    @property
+    @abstractmethod
     def leaves_anyway(self) -> bool:
         """Whether this incarnation has been told to end, or ends already."""
 

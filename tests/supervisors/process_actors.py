@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,11 @@ def marked(marker: str) -> bool:
 def compute_for_ever() -> None:
     """As far as Trio can see."""
     time.sleep(1e6)
+
+
+def block_here(started: str) -> None:
+    tell(started)
+    compute_for_ever()
 
 
 def start_program() -> int:
@@ -156,6 +163,22 @@ class Worker(creche.Actor):
         tell(started)
         await trio.sleep_forever()
 
+    @creche.message(concurrency=2, on_caller_gone="cancel")
+    async def block_beside(self, started: str, _value: bytes) -> None:
+        tell(started)
+        compute_for_ever()
+
+    @creche.message(on_caller_gone="cancel")
+    async def insist(self, started: str, how: str) -> str:
+        """It is cancelled, and has something to say all the same."""
+        tell(started)
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            if how == "answer":
+                raise Refused(8, "too late") from None
+            return "done"
+
     @creche.message(concurrency=4)
     async def meet(self, number: int) -> int:
         self.count += 1
@@ -188,6 +211,42 @@ class Worker(creche.Actor):
     async def start_program(self) -> int:
         return start_program()
 
+    async def fork_and_die(self) -> None:
+        if not os.fork():
+            compute_for_ever()
+        os._exit(4)
+
+    async def start_fork(self, started: str) -> None:
+        self.fork = multiprocessing.get_context("fork").Process(target=block_here, args=(started,))
+        self.fork.start()
+
+    async def end_fork(self) -> int | None:
+        self.fork.terminate()
+        self.fork.join(5)
+        return self.fork.exitcode
+
+    async def hold_the_lock(self, started: str) -> None:
+        """Compute without ever letting go of Python's lock."""
+        tell(started)
+        re.match("(a+)+$", "a" * 100 + "b")
+
+    @creche.message(slow_after=0.05)
+    async def dawdle(self) -> None:
+        await trio.sleep(0.5)
+
+    async def lose_a_helper(self) -> None:
+        helper = await self.context.runtime.start(creche.child(Helper))
+        with suppress(creche.OutcomeUnknown):
+            await helper.ask.fail()
+
+    async def life(self) -> int:
+        return self.context.incarnation
+
+
+class Helper(creche.Actor):
+    async def fail(self) -> None:
+        raise KeyError("a bug of somebody else")
+
 
 class Closing(creche.Actor):
     """Notes its end in a file."""
@@ -205,6 +264,20 @@ class Closing(creche.Actor):
 
     async def ping(self) -> str:
         return "pong"
+
+
+class Fleeting(creche.Actor):
+    """Its process is killed by its first message. Then it leaves as soon as it is there."""
+
+    def __init__(self, marker: str) -> None:
+        self._marker = marker
+        if Path(marker).exists():
+            self.context.exit()
+
+    @creche.message(idempotent=True)
+    async def work(self) -> None:
+        marked(self._marker)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Batch(creche.Actor):

@@ -8,14 +8,15 @@ process says so and ends.
 
 SIGINT and SIGTERM are left to the process that started this one, whose orderly stop ends this one too: a container that
 signals everybody must not tear the handlers out of its hand. They are caught, not ignored, so that programs which the
-actor starts have the usual ones.
+actor starts have the usual ones; and so have processes that it forks.
 
-A thread watches over the other process: its end is the end of this one, at once and also in the middle of a
-computation.
+The end of the other process is the end of this one, at once and also in the middle of a computation. On Linux the
+kernel sees to it; a thread does elsewhere, which has to wait for code that does not let go of Python's lock.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -58,8 +59,10 @@ def main() -> None:
         sys.exit("creche.worker is started by creche, for an actor of `creche.process_child`")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_to_the_other_process)
+    os.register_at_fork(after_in_child=_obey_signals)
     for descriptor in (connection, lifeline):
         os.set_inheritable(descriptor, False)
+    _be_killed_with(lifeline)
     threading.Thread(target=_die_with, args=(lifeline,), name="creche lifeline", daemon=True).start()
     if version != VERSION:
         sys.exit(f"creche.worker: the installed version speaks {VERSION}, the program {version}: restart the program")
@@ -68,6 +71,19 @@ def main() -> None:
 
 def _leave_to_the_other_process(_number: int, _frame: FrameType | None) -> None:
     pass
+
+
+def _obey_signals() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _be_killed_with(lifeline: int) -> None:
+    """Let the kernel kill this process and its family when there is something to read."""
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
 
 
 def _die_with(lifeline: int) -> None:
@@ -79,10 +95,10 @@ def _die_with(lifeline: int) -> None:
 async def _serve(connection: socket.socket) -> None:
     link = Link(connection)
     try:
-        sys.path[:], main_is, name = unpack((await link.receive()).parts)
+        sys.path[:], main_is, name, incarnation = unpack((await link.receive()).parts)
         if main_is is not None:
             sys.meta_path.append(MainFinder(*main_is))
-        await _Service(link).run(name, await link.receive())
+        await _Service(link).run(name, incarnation, await link.receive())
     except* PeerGone:
         pass
     finally:
@@ -97,9 +113,10 @@ class _Service:
         self._scopes: dict[int, trio.CancelScope] = {}  # {ident of a message: of the task that waits for its answer}
         self._answered = trio.Event()
         self._stopping = False  # the other process has asked for it
-        self._trouble: tuple[str, str] | None = None  # the last error of the actor: one line, and its full text
+        self._path = ""  # of the actor
+        self._trouble: tuple[str, str] | None = None  # its last error: one line, and its full text
 
-    async def run(self, name: str, order: Frame) -> None:
+    async def run(self, name: str, incarnation: int, order: Frame) -> None:
         """Start the actor, serve it, say how it has ended."""
         try:
             cls, args, kwargs = unpack(order.parts)
@@ -107,9 +124,11 @@ class _Service:
             await self._link.send(_could_not_start(error))
             return
         async with open_runtime("worker", stop_within=FOREVER) as runtime:
+            self._path = f"{runtime.root.path}/{name}"
             runtime.events.subscribe(self._note)
             try:
-                handle = await runtime.start(_Served(cls, args, kwargs, OPTIONS).options(name=name))
+                spec = _Served(cls, args, kwargs, OPTIONS, incarnation - 1).options(name=name)
+                handle = await runtime.start(spec)
             except StartFailed as failed:
                 await self._link.send(_could_not_start(failed))
                 return
@@ -127,7 +146,7 @@ class _Service:
                 nursery.cancel_scope.cancel("the actor has ended")
 
     def _note(self, event: events.Event) -> None:
-        if isinstance(event, (events.Crashed, events.BadStop)):
+        if isinstance(event, (events.Crashed, events.BadStop)) and event.path == self._path:
             self._trouble = (event.error, event.detail)
 
     def _farewell(self, failure: Exception | None) -> list[Buffer]:
@@ -235,7 +254,11 @@ class _ServedCell(Cell):
 
 @dataclass(frozen=True)
 class _Served(ActorSpec[Any]):
-    """The spec of the actor."""
+    """The spec of the actor, which has had so many incarnations before, in other processes."""
+
+    before: int = 0
 
     def build(self, runtime: Runtime, parent: Parent, name: str) -> Node:
-        return _ServedCell(runtime, parent, name, self.rules, self, self.cls)
+        cell = _ServedCell(runtime, parent, name, self.rules, self, self.cls)
+        cell.incarnation = self.before
+        return cell

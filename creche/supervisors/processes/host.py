@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, cast
 
 from ...runtime.actor import Actor, MessageSpec, message
+from ...runtime.answers import as_answer
 from ...runtime.context import ActorContext
-from ...runtime.errors import NotDelivered, NotSendable, SpecInvalid
+from ...runtime.errors import NotDelivered, NotSendable, RemoteError, SpecInvalid, Stashed
 from .remote import Remote
-from .wire import Packed, Unpicklable, culprit, pack, unpack
+from .wire import Packed, Unpicklable, culprit, pack, pack_error, unpack, unpack_error
 
 A = TypeVar("A", bound=Actor)
 
@@ -82,11 +83,26 @@ class Inside:
         except Unpicklable as error:
             what, reason = culprit(args, kwargs)
             raise NotSendable(self._path, name, what, reason, handled=False) from error.__cause__
-        result = await getattr(self._actor, name)(*args, **kwargs)
+        try:
+            result = await getattr(self._actor, name)(*args, **kwargs)
+        except Stashed:
+            raise
+        except Exception as error:
+            raise self._on_its_way_back(name, error)  # noqa: B904  # it has a cause of its own
         try:
             return unpack(pack(result).parts())
         except Unpicklable as error:
             raise NotSendable(self._path, name, "the result", error.reason, handled=True) from error.__cause__
+
+    def _on_its_way_back(self, name: str, error: Exception) -> Exception:
+        """An answer is copied, or refused if it cannot be; a crash is one."""
+        answer = as_answer(self._path, self._actor.__messages__[name], error)
+        if answer is None:
+            return error
+        told = unpack_error(pack_error(answer).parts())
+        if isinstance(told, RemoteError):
+            return NotSendable(self._path, name, "the error", told.error, handled=True)
+        return told
 
 
 def host_of(cls: type[A]) -> type[A]:
@@ -103,6 +119,7 @@ def host_of(cls: type[A]) -> type[A]:
             name: replace(row, raises=(*row.raises, NotSendable, NotDelivered))
             for name, row in cls.__messages__.items()
         }
+        host.__timed__ = cls.__timed__
         made = cast("type[A]", cast("object", host))
         type.__setattr__(cls, "__creche_host__", made)
     return made

@@ -5,12 +5,12 @@ Theory of operation
 * The process is made by executing Python anew, never by a fork that goes on in the copied memory: locks that other
   threads held at that moment would be held for ever.
 * It gets two descriptors and nothing else: one end of a socket pair for frames, and the reading end of a pipe to which
-  nobody ever writes. When this process ends, in whatever way, the kernel closes the other end, and a thread over there
-  ends the process at once, also in the middle of a computation.
+  nobody ever writes. When this process ends, in whatever way, the kernel closes the other end, which ends the process
+  at once, also in the middle of a computation: see `child`.
 * It leads a session of its own. So Ctrl-C at the terminal reaches this process alone, whose orderly stop then ends the
-  others; and a kill takes with it what the process itself has started.
-* `open_process` gives no process away without having killed and reaped it. It is killed before it is reaped: until
-  then its number belongs to nobody else.
+  others; and whatever the process itself has started ends with it, killed in the step in which the process is reaped:
+  later its number may belong to somebody else.
+* `open_process` gives no process away without having killed and reaped it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Process:
     async def wait(self) -> int:
         """Wait for its end, and reap it. Returns its exit status, or minus the signal that killed it."""
         self.status = await self._process.wait()
+        self.kill()  # what it has left behind
         self._reaped = True
         return self.status
 

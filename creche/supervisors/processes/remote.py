@@ -2,10 +2,11 @@
 
 Theory of operation
 -------------------
-The host's lifespan holds a nursery with two tasks beside the messages. The *reader* takes what the process says, and is
-the only one to judge its end: whatever it raises crashes the incarnation, as any error in a lifespan does. The
+The host's lifespan holds a nursery with three tasks beside the messages. The *reader* takes what the process says, and
+is the only one to judge its end: whatever it raises crashes the incarnation, as any error in a lifespan does. The
 *attendant* sleeps until the incarnation is cancelled. The reader is shielded and ended by the attendant, so that a stop
-can still be spoken about with the process.
+can still be spoken about with the process. The third waits for the end of the process, with which all that it has
+forked is killed: that could hold its side of the connection open.
 
 What is cancelled, and what becomes of it:
 
@@ -78,6 +79,7 @@ class Remote:
         self._over = trio.Event()  # nothing will come any more
         self._ended = False  # it has said so: it has answered all that it has read
         self._why_killed = ""
+        self._leaving = False  # the incarnation has been cancelled
 
     # --- the incarnation --------------------------------------------------------------------------
 
@@ -91,14 +93,15 @@ class Remote:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(remote._read)
                 nursery.start_soon(remote._attend)
+                nursery.start_soon(process.wait)
                 yield remote
                 await remote._stop()
                 nursery.cancel_scope.cancel("the process has ended")
 
     async def _start(self, order: Order) -> None:
-        name = self._node.name
+        here = pack((sys.path, where_main_is(), self._node.name, self._context.incarnation))
         try:
-            await self._link.send(frame(Kind.PREPARE, 0, pack((sys.path, where_main_is(), name))))
+            await self._link.send(frame(Kind.PREPARE, 0, here))
             await self._link.send(frame(Kind.START, 0, order.packed))
             first = await self._link.receive()
         except PeerGone:
@@ -120,16 +123,17 @@ class Remote:
         try:
             await trio.sleep_forever()
         except trio.Cancelled:
-            if self._stopping() and not self._over.is_set():
+            self._leaving = True
+            if self._is_stopped() and not self._over.is_set():
                 await self._stop_quickly()
             raise
         finally:
             self._process.kill()
             self._reading.cancel("the incarnation has ended")
 
-    def _stopping(self) -> bool:
-        """Whether the incarnation is ending because it was asked to: by a stop, or for a restart of its group."""
-        return self._node.want is not Want.NOTHING
+    def _is_stopped(self) -> bool:
+        """Whether the incarnation is cancelled because it was asked to end, by a stop or for a restart of its group."""
+        return self._node.want is not Want.NOTHING and not self._node.condemned
 
     async def _stop_quickly(self) -> None:
         limit = HASTE * self._node.spec.shutdown
@@ -156,8 +160,7 @@ class Remote:
             raise NotDelivered(self._path, "not_sent")
         reply = self._replies[ident] = Reply()
         try:
-            with trio.CancelScope(shield=True):
-                await self._link.send(frame(Kind.CALL, ident, packed))
+            await self._link.send(frame(Kind.CALL, ident, packed))
             await reply.came.wait()
         except PeerGone:
             with trio.CancelScope(shield=True):
@@ -165,7 +168,8 @@ class Remote:
             raise NotDelivered(self._path, "not_sent") from None
         except trio.Cancelled:
             await self._recall(ident, reply)
-            raise
+            if reply.frame is None or reply.frame.kind is Kind.UNWOUND:
+                raise
         finally:
             del self._replies[ident]
         if reply.frame is None:
@@ -205,18 +209,19 @@ class Remote:
     async def _recall(self, ident: int, reply: Reply) -> None:
         """Whoever waited for the reply is being cancelled: wait until the handler has ended, for a limited time."""
         limit = HASTE * self._node.spec.unwind_grace
-        if self._stopping():
-            limit = inf  # the attendant sees to it
         with trio.CancelScope(deadline=trio.current_time() + limit, shield=True):
             await self._say(Kind.CANCEL, ident)
             await reply.came.wait()
+            return
+        if self._leaving:  # the attendant sees to it, whose limit is another one
+            with trio.CancelScope(shield=True):
+                await reply.came.wait()
             return
         raise await self._killed(f"its handler did not end within {limit:g} s of being cancelled")
 
     async def _say(self, kind: Kind, ident: int = 0) -> None:
         try:
-            with trio.CancelScope(shield=True):
-                await self._link.send(frame(kind, ident))
+            await self._link.send(frame(kind, ident))
         except PeerGone:  # the reader sees it too
             pass
 
