@@ -140,12 +140,15 @@ class Flow:
         self.done = self.failed = 0
         self.closed = False
         self._empty = trio.Event()
+        self._asking: dict[trio.CancelScope, None] = {}  # of those who wait for a source
 
     # --- the end ----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let no more items in."""
+        """Let no more items in, and ask no source for more."""
         self.closed = True
+        for asking in self._asking:
+            asking.cancel("the pipeline is being stopped")
 
     async def emptied(self) -> None:
         """Wait until nothing is on its way."""
@@ -158,8 +161,26 @@ class Flow:
 
     # --- one item ---------------------------------------------------------------------------------
 
+    async def ask(self, source: AsyncIterator[Any]) -> Any:
+        """The next item of a source, or `_END`, when there is room in the first stage.
+
+        The room is not kept meanwhile: a source may have nothing for a long time, and others come in.
+        """
+        room = self.stages[0].room
+        await room.acquire()
+        room.release()
+        if self.closed:
+            return _END
+        with trio.CancelScope() as asking:
+            self._asking[asking] = None
+            try:
+                return await anext(source, _END)
+            finally:
+                del self._asking[asking]
+        return _END
+
     async def admit(self) -> None:
-        """Wait for room in the first stage. Whoever has it calls `carry`, or gives it back."""
+        """Wait for room in the first stage. Whoever has it calls `carry`."""
         await self.stages[0].room.acquire()
 
     async def carry(self, item: Any) -> ItemOutcome:
@@ -275,17 +296,15 @@ class Stream:
     async def _next(self, source: AsyncIterator[Any]) -> Any:
         """The next item, admitted, or `_END`. The source is not asked before there is room."""
         await self._window.acquire()
-        await self._flow.admit()
-        item = _END
         try:
-            self._failure = self._flow.refusal()
-            if self._failure is None:
-                item = await anext(source, _END)
+            item = await self._flow.ask(source)
         except Exception as error:
             self._failure = error
-        finally:
-            if item is _END:
-                self._flow.stages[0].room.release()
+            return _END
+        if item is _END:
+            self._failure = self._flow.refusal()
+        else:
+            await self._flow.admit()
         return item
 
     async def _carry(self, item: Any, before: trio.Event, after: trio.Event) -> None:

@@ -192,10 +192,11 @@ class PipelineSpec(Spec[Pipeline]):
 class PipelineNode(Supervisor):
     """See above. Users hold a `Pipeline` and never see it."""
 
-    __slots__ = ("flow",)
+    __slots__ = ("_drain_by", "flow")
 
     def __init__(self, runtime: Runtime, parent: Parent, name: str, spec: PipelineSpec) -> None:
         super().__init__(runtime, parent, name, spec.inner)
+        self._drain_by: float | None = None
         pools = [cast("PoolNode", self._nodes[stage.name]) for stage in spec.stages]
         self.flow = Flow(self.path, [stage.flow_through(node) for stage, node in zip(spec.stages, pools, strict=True)])
 
@@ -210,9 +211,15 @@ class PipelineNode(Supervisor):
 
     async def _stop_all(self) -> None:
         if self.want is Want.DRAIN:
-            with trio.move_on_after(max(0.0, min(self.spec.drain, self.runtime.stop_by - trio.current_time()))):
+            self._drain_by = trio.current_time() + self.spec.drain
+            with trio.move_on_at(min(self._drain_by, self.runtime.stop_by)):
                 await self.flow.emptied()
         await super()._stop_all()
+
+    def _patience_with(self, node: Node) -> float:
+        if self._drain_by is None:
+            return super()._patience_with(node)
+        return max(0.0, min(self._drain_by, self.runtime.stop_by) - trio.current_time())
 
     def _ended(self, cause: Exception | None) -> None:
         self.flow.close()
