@@ -12,6 +12,7 @@ drops one packet now and then, is for senders that slow down when they see a los
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from ...runtime.checks import require, require_number
 
@@ -45,21 +46,23 @@ class Admission:
 class Admitting:
     """The rule applied to one queue."""
 
-    __slots__ = ("_interval", "_slow_since", "_target", "overloaded")
+    __slots__ = ("_interval", "_slow_since", "_target", "_young_at", "overloaded")
 
     def __init__(self, rule: Admission) -> None:
         self._target = rule.target
         self._interval = rule.interval
         self._slow_since: float | None = None  # since when the head of the queue has been older than the target
+        self._young_at = -inf  # when the last one was taken that had not waited for long
         self.overloaded = False
 
     def too_old(self, waited: float, now: float) -> bool:
         """Tell of a message that is taken at `now` after `waited` seconds. True: refuse it."""
         if waited <= self._target:
-            self._slow_since = None
+            self._slow_since, self._young_at = None, now
             return False
         if self._slow_since is None:
-            self._slow_since = now - waited + self._target  # it was the head all the while, or behind an older one
+            # It was the head all the while, or behind an older one, or, where there are priorities, behind a young one.
+            self._slow_since = max(now - waited + self._target, self._young_at)
         if now - self._slow_since >= self._interval:
             self.overloaded = True
         return self.overloaded

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 import trio
@@ -309,7 +310,12 @@ class PoolNode(Supervisor):
                 self.emit(events.Resized, before, size)
             while self.size < size:
                 await self._add_worker()
-            await self._retire_workers(self.front.workers[size:])
+            too_many = self.front.workers[size:][::-1]
+            for worker in too_many:
+                self.front.retire(worker)
+        async with trio.open_nursery() as nursery:  # others may resize it meanwhile
+            for worker in too_many:
+                nursery.start_soon(self.stop_child, worker)
 
     def _may_end(self, workers: list[WorkerCell]) -> None:
         """Raise `CallCycle` if one of them waits for the handler that would wait for its end."""
@@ -321,13 +327,6 @@ class PoolNode(Supervisor):
         number = next(n for n in range(1, len(self._nodes) + 2) if f"worker-{n}" not in self._nodes)
         node = await self.start_child(WorkerSpec(self.pool.worker, self.pool.rules, number))
         self._dynamic.discard(node.name)  # from now on it is as the first ones: it comes back with the pool
-
-    async def _retire_workers(self, workers: list[WorkerCell]) -> None:
-        for worker in reversed(workers):
-            self.front.retire(worker)
-        async with trio.open_nursery() as nursery:
-            for worker in reversed(workers):
-                nursery.start_soon(self.stop_child, worker)
 
     def child_stopped(self, child: Node) -> None:
         """See `Children`: a worker that has ended for good leaves no place behind."""
@@ -347,11 +346,14 @@ class PoolNode(Supervisor):
     async def _scale(self, rule: Autoscale, scope: trio.CancelScope) -> None:
         scaler = Autoscaler(rule)
         with scope:
-            while True:
-                await trio.sleep(rule.every)
-                size = scaler.size(trio.current_time(), self.size, self._not_idle(), self.front.oldest_wait)
-                if size != self.size:
-                    await self._resize_by_load(size)
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await trio.sleep(rule.every)
+                    size = scaler.size(trio.current_time(), self.size, self._not_idle(), self.front.oldest_wait)
+                    if size > self.size:
+                        await self._resize_by_load(size)
+                    elif size < self.size:  # which takes as long as the handler of whoever retires
+                        nursery.start_soon(self._resize_by_load, size)
 
     async def _resize_by_load(self, size: int) -> None:
         try:
@@ -380,9 +382,11 @@ class PoolNode(Supervisor):
         await super()._stop_all()
 
     def _patience_with(self, node: Node) -> float:
-        if self._drain_by is None:
-            return super()._patience_with(node)
-        return max(0.0, min(self._drain_by, self.runtime.stop_by) - trio.current_time())
+        if self._drain_by is not None:
+            return max(0.0, min(self._drain_by, self.runtime.stop_by) - trio.current_time())
+        if not self._leaving() and cast("WorkerCell", node).seat.retired:
+            return inf  # to finish what it has in hand, for as long as the pool runs
+        return super()._patience_with(node)
 
     def _ended(self, cause: Exception | None) -> None:
         self.front.end(cause)
