@@ -185,7 +185,9 @@ class Connection:
             else:
                 out = flow.line.take(now)
                 flow.room.ring()
+                flow.line.in_hand = True
                 await self._pass_on(flow, out, sink)
+                flow.line.in_hand = False
         self._bell.ring()
 
     async def _pass_on(self, flow: _Flow, out: bytes | Mark, sink: Stream) -> None:

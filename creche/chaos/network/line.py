@@ -56,6 +56,8 @@ class Line:
         """Whether something has been swallowed: what comes out is not what went in any more."""
         self.deaf = False
         """Whether nobody is there to whom anything could be passed on."""
+        self.in_hand = False
+        """Whether what was taken last is still being passed on."""
         self._line: deque[_Waiting] = deque()
         self._effects: Sequence[Effect[Any]] = ()
 
@@ -91,7 +93,9 @@ class Line:
         return max([time, *(effect.not_before() for effect in self._effects)])
 
     def ending(self) -> Ending | None:
-        """How the whole connection is to end now, if it is."""
+        """How the whole connection is to end now, if it is: not before what it ends after has been passed on."""
+        if self.in_hand:
+            return None
         return next((how for effect in self._effects if (how := effect.ending()) is not None), None)
 
     def take(self, now: float) -> bytes | Mark:

@@ -77,7 +77,7 @@ class Link:
         """Whoever sends into `line` has ended the stream."""
         if self.gone is None:
             line.end(mark, now)
-        else:
+        elif line is (self.upstream if self.gone == "server" else self.downstream):
             self.cut("done")  # the one that was left has left, too
 
     def passed_on(self, line: Line, mark: Mark) -> None:

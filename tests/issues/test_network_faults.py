@@ -1,0 +1,40 @@
+"""Found in review: ends of connections that came too early."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from creche.chaos.network import Cut, HalfOpen
+from creche.chaos.network.line import Mark
+from tests.chaos.network.test_connection import relayed
+from tests.chaos.network.test_policy import linked
+from tests.core.support import settle
+
+
+async def test_a_cut_waits_until_its_last_bytes_have_passed(autojump_clock: MockClock) -> None:
+    """Whatever comes the other way while nobody reads them."""
+    async with (
+        relayed(Cut(3, how="close", direction="downstream"), lockstep=True) as bench,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(bench.server.send_all, b"a frame")
+        await settle()
+        nursery.start_soon(bench.client.send_all, b"x")
+        assert await bench.server.receive_some() == b"x"
+        assert await bench.client.receive_some() == b"a f"
+        assert await bench.client.receive_some() == b""
+
+
+def test_the_end_of_the_side_that_has_vanished_is_not_told() -> None:
+    """It may come in the moment in which the side vanishes."""
+    for gone in ("server", "client"):
+        link = linked(0, HalfOpen("server" if gone == "server" else "client"))
+        vanished, left = link.downstream, link.upstream
+        if gone == "client":
+            vanished, left = left, vanished
+        for mark in Mark:
+            link.ended(vanished, mark, 1.0)
+            assert link.verdict(1.0) is None
+        link.ended(left, Mark.END, 2.0)
+        assert link.verdict(2.0) == "done"
