@@ -1,4 +1,4 @@
-"""Faults of supervisors, pools and pipelines."""
+"""Faults of supervisors, pools, pipelines and processes, and of the proxy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from tests.mutants.mutant import Mutant
 GROUPS = "creche/supervisors/groups.py"
 RESTARTS = "creche/supervisors/restarts.py"
 FLOW = "creche/supervisors/pipelines/flow.py"
+PROCESS = "creche/supervisors/processes/process.py"
+CONNECTION = "creche/chaos/network/connection.py"
+POOL = "creche/supervisors/pools/pool.py"
 BACKLOG = "creche/supervisors/pools/backlog.py"
 KEYED = "creche/supervisors/pools/keyed.py"
 SHARED = "creche/supervisors/pools/shared.py"
@@ -233,15 +236,42 @@ MUTANTS = (
         ("tests/supervisors/test_pipelines.py",),
     ),
     Mutant(
-        "a source that ends keeps the room that was meant for its next item",
+        "a drain lets those wait who wait for a source",
         FLOW,
         """
-         finally:
--            if item is _END:
-+            if self._failure is not None:
-                 self._flow.stages[0].room.release()
+         self.closed = True
+-        for asking in self._asking:
+-            asking.cancel("the pipeline is being stopped")
 """,
-        ("tests/supervisors/test_pipelines.py",),
+        ("tests/issues/test_pipelines.py",),
+    ),
+    Mutant(
+        "a worker that is too many is cut off after the drain time",
+        POOL,
+        """
+-        if not self._leaving() and cast("WorkerCell", node).seat.retired:
+-            return inf  # to finish what it has in hand, for as long as the pool runs
+         return super()._patience_with(node)
+""",
+        ("tests/issues/test_pools_by_load.py",),
+    ),
+    Mutant(
+        "what a process has started outlives it",
+        PROCESS,
+        """
+-        self.kill()  # what it has left behind
+         self._reaped = True
+""",
+        ("tests/issues/test_processes.py::test_what_a_process_has_started_ends_with_it_however_it_ends",),
+    ),
+    Mutant(
+        "a cut comes before its last bytes have passed",
+        CONNECTION,
+        """
+-                flow.line.in_hand = True
+                 await self._pass_on(flow, out, sink)
+""",
+        ("tests/issues/test_network_faults.py",),
     ),
     Mutant(
         "a call to whoever waits for the caller's end waits in vain",
