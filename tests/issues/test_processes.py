@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from tests.core.support import asking, recorded
 from tests.supervisors.process_actors import Fleeting, Worker, block_here, crunch
 from tests.supervisors.test_processes import (
     FAST,
+    MAIN,
     PROGRAM,
     Ear,
     end_of,
@@ -246,6 +248,17 @@ def test_errors_are_refused_in_a_deterministic_run_as_in_processes() -> None:
             assert isinstance(answer.value.__cause__, creche.RemoteError)
 
     creche.testing.run(main, seed=1)
+
+
+def test_a_process_imports_nothing_from_its_working_directory(tmp_path: Path) -> None:
+    """If its program does not."""
+    (tmp_path / "program.py").write_text(MAIN)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "queue.py").write_text("raise ImportError")
+    command = [sys.executable, str(tmp_path / "program.py")]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("2\n", "")
 
 
 # --- what others do -------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def _die_with(lifeline: int) -> None:
 async def _serve(connection: socket.socket) -> None:
     link = Link(connection)
     try:
-        sys.path[:], main_is, name, incarnation = unpack((await link.receive()).parts)
+        main_is, name, incarnation = unpack((await link.receive()).parts)
         if main_is is not None:
             sys.meta_path.append(MainFinder(*main_is))
         await _Service(link).run(name, incarnation, await link.receive())

@@ -27,6 +27,9 @@ import trio
 
 from .link import Link
 
+# Modules are found over there where they are here, from the first one on: creche itself need not be installed, and what
+# lies in the working directory is nobody's business.
+BEGINNING = "import sys; sys.path[:] = sys.argv[4:]; from creche.worker import main; main()"
 EXIT_WAIT = 1.0  # seconds that a process has between its last word and its end, so that its own status can be told
 
 
@@ -74,7 +77,7 @@ async def open_process(version: str) -> AsyncGenerator[Process]:
         link = Link(here)
         ours.callback(link.close)
         descriptors = (there.fileno(), reader)
-        command = [sys.executable, "-m", "creche.worker", *map(str, descriptors), version]
+        command = [sys.executable, "-c", BEGINNING, *map(str, descriptors), version, *sys.path]
         started = await trio.lowlevel.open_process(
             command, stdin=subprocess.DEVNULL, pass_fds=descriptors, start_new_session=True
         )

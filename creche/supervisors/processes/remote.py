@@ -23,7 +23,6 @@ process ends is lost with the incarnation: `OutcomeUnknown`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
@@ -99,7 +98,7 @@ class Remote:
                 nursery.cancel_scope.cancel("the process has ended")
 
     async def _start(self, order: Order) -> None:
-        here = pack((sys.path, where_main_is(), self._node.name, self._context.incarnation))
+        here = pack((where_main_is(), self._node.name, self._context.incarnation))
         try:
             await self._link.send(frame(Kind.PREPARE, 0, here))
             await self._link.send(frame(Kind.START, 0, order.packed))

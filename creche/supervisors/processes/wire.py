@@ -34,7 +34,7 @@ SMALL = 64 * 1024  # up to here, to copy is cheaper than to send once more
 class Kind(IntEnum):
     """What a frame is about. `ident` names the message, 0 none."""
 
-    PREPARE = 1  # to the process: where modules are found, and whose incarnation it is
+    PREPARE = 1  # to the process: where the program is found, and whose incarnation it is
     START = 2  # the actor: its class and arguments
     CALL = 3  # a message
     CANCEL = 4  # its caller has gone
