@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+
+import pytest
 import trio
 from trio.testing import MockClock
 
-from creche.chaos.network import Cut, HalfOpen
+import creche
+from creche import chaos
+from creche.chaos.network import Cut, HalfOpen, Reset
 from creche.chaos.network.line import Mark
 from tests.chaos.network.test_connection import relayed
 from tests.chaos.network.test_policy import linked
+from tests.chaos.network.test_proxy import is_reset
 from tests.core.support import settle
 
 
@@ -38,3 +44,25 @@ def test_the_end_of_the_side_that_has_vanished_is_not_told() -> None:
             assert link.verdict(1.0) is None
         link.ended(left, Mark.END, 2.0)
         assert link.verdict(2.0) == "done"
+
+
+@pytest.mark.parametrize("how", ["reset after", "reset", "close"])
+async def test_a_connection_ends_although_its_server_does_not_answer(how: str) -> None:
+    """It is open as soon as the client has connected."""
+    with socket.socket() as full, socket.socket() as filling:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)  # takes one connection, and lets the next one wait
+        filling.connect(full.getsockname())
+        async with creche.open_runtime("test") as runtime:
+            proxy = await runtime.start(chaos.tcp_proxy(full.getsockname()))
+            async with await trio.open_tcp_stream(*await proxy.address()) as client:
+                while not (await proxy.statistics()).open:
+                    pass
+                if how == "reset after":
+                    await proxy.add(Reset(0.1))
+                else:
+                    assert await proxy.cut("reset" if how == "reset" else "close") == 1
+                with trio.fail_after(5):
+                    assert await is_reset(client) == (how != "close")
+            statistics = await proxy.statistics()
+            assert (statistics.open, statistics.unreachable) == (0, 0)

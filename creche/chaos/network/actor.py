@@ -186,13 +186,17 @@ class ProxyActor(Actor):
         async with client:
             try:
                 with trio.fail_after(_DIAL_WITHIN):
-                    server = await trio.open_tcp_stream(*self._plan.upstream)
+                    server = await connection.dialed(partial(trio.open_tcp_stream, *self._plan.upstream))
             except (OSError, trio.TooSlowError) as error:
                 self._desk.unreachable += 1
                 self._tell(partial(UpstreamUnreachable, number=number, error=str(error) or type(error).__name__))
                 await reset(client)
                 return "unreachable"
-            return await connection.run(client, server)
+            if not isinstance(server, str):
+                return await connection.run(client, server)
+            if server == "reset":
+                await reset(client)
+            return server
 
     def _tell(self, event: Callable[[float, str, int], Event]) -> None:
         """On the runtime's hook, if anybody listens there."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import NamedTuple, final
 
@@ -88,6 +88,7 @@ class Connection:
         self._bell = Bell()
         self._closing = False
         self._reading = 0
+        self._dialing = trio.CancelScope()
 
     def traffic(self) -> Traffic:
         """What has passed so far, and what has not."""
@@ -109,6 +110,16 @@ class Connection:
         """End it."""
         self._link.cut(how)
         self._ring()
+
+    async def dialed(self, dial: Callable[[], Awaitable[Stream]]) -> Stream | End:
+        """The server, or how the connection is to end before there is one. Raises what `dial` does.
+
+        What is to end from the very beginning is dialed all the same: the server is to see that end, too.
+        """
+        due = self._link.due()
+        with trio.CancelScope(deadline=due if due > trio.current_time() else math.inf) as self._dialing:
+            return await dial()
+        return self._link.verdict(trio.current_time()) or "reset"
 
     async def run(self, client: Stream, server: Stream) -> End:
         """Pass bytes on in both directions until the end. Returns how it ended; the streams are closed then."""
@@ -207,6 +218,10 @@ class Connection:
 
     def _ring(self) -> None:
         """Everybody looks again."""
+        if self._link.verdict(trio.current_time()) is None:
+            self._dialing.deadline = self._link.due()
+        else:
+            self._dialing.cancel("the connection ends")
         for bell in (self._bell, self._upstream.fed, self._upstream.room, self._downstream.fed, self._downstream.room):
             bell.ring()
 
