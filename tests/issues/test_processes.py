@@ -233,8 +233,8 @@ async def test_an_actor_in_a_process_knows_which_incarnation_it_is() -> None:
         assert await handle.ask.life() == 2
 
 
-def test_errors_are_refused_in_a_deterministic_run_as_in_processes() -> None:
-    """Those that cannot be sent; and the others are copies."""
+def test_a_deterministic_run_refuses_what_processes_refuse() -> None:
+    """Errors that cannot be sent, others being copies, and messages that are left open."""
 
     async def main() -> None:
         async with creche.open_runtime("t") as runtime:
@@ -246,6 +246,10 @@ def test_errors_are_refused_in_a_deterministic_run_as_in_processes() -> None:
             with pytest.raises(creche.DomainError, match="not today") as answer:
                 await handle.ask.refuse()
             assert isinstance(answer.value.__cause__, creche.RemoteError)
+            for how in ("defer", "stash"):
+                with trio.fail_after(100), pytest.raises(creche.OutcomeUnknown) as lost:
+                    await handle.ask.answer_later(how)
+                assert str(lost.value.__cause__).startswith(f"{how}: in a process of its own a serial message")
 
     creche.testing.run(main, seed=1)
 

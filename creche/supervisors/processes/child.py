@@ -32,7 +32,7 @@ from trio.lowlevel import current_task, wait_task_rescheduled
 
 from ...runtime import events
 from ...runtime.cell import Cell
-from ...runtime.context import BAGGAGE, PLACE
+from ...runtime.context import BAGGAGE
 from ...runtime.envelope import NEVER, Request
 from ...runtime.errors import ActorStopped, NotDelivered, OutcomeUnknown, RemoteError, StartFailed
 from ...runtime.handling import EXIT
@@ -41,6 +41,7 @@ from ...runtime.runtime import Runtime
 from ...runtime.slots import ReplySlot
 from ...runtime.spec import ActorSpec, ChildOptions
 from ..opening import open_runtime
+from .host import must_be_answered
 from .link import Link, PeerGone
 from .main_module import MainFinder
 from .version import VERSION
@@ -238,18 +239,12 @@ class _ServedCell(Cell):
         return False  # the other process has the message, and its next attempts
 
     def defer(self) -> ReplySlot[Any]:
-        self._must_be_answered("defer")
+        must_be_answered(self, "defer")
         return super().defer()
 
     def check_stash(self) -> None:
-        self._must_be_answered("stash")
+        must_be_answered(self, "stash")
         super().check_stash()
-
-    def _must_be_answered(self, what: str) -> None:
-        """The other process hands over one serial message at a time: who waited for the next one here would hang."""
-        if PLACE.get() is self:
-            why = "in a process of its own a serial message must be answered before the next one comes"
-            raise RuntimeError(f"{what}: {why}; declare it with concurrency=..., or use creche.child")
 
 
 @dataclass(frozen=True)

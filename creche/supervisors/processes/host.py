@@ -11,14 +11,18 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 from ...runtime.actor import Actor, MessageSpec, message
 from ...runtime.answers import as_answer
-from ...runtime.context import ActorContext
+from ...runtime.context import PLACE, ActorContext
 from ...runtime.errors import NotDelivered, NotSendable, RemoteError, SpecInvalid, Stashed
 from .remote import Remote
 from .wire import Packed, Unpicklable, culprit, pack, pack_error, unpack, unpack_error
+
+if TYPE_CHECKING:
+    from ...runtime.cell import Cell
+    from ...runtime.slots import ReplySlot
 
 A = TypeVar("A", bound=Actor)
 
@@ -71,7 +75,7 @@ class Inside:
         """The actor, for the length of a block."""
         made, args, kwargs = unpack(order.packed.parts())
         actor: Actor = made.__new__(made)
-        actor.context = context
+        actor.context = _InsideContext(context._cell)  # pyright: ignore[reportPrivateUsage]
         cast("Any", actor).__init__(*args, **kwargs)
         async with actor.lifespan():
             yield cls(actor, context.path)
@@ -103,6 +107,30 @@ class Inside:
         if isinstance(told, RemoteError):
             return NotSendable(self._path, name, "the error", told.error, handled=True)
         return told
+
+
+class _InsideContext(ActorContext):
+    """Refuses what is refused in a process."""
+
+    __slots__ = ()
+
+    def defer(self) -> ReplySlot[Any]:
+        must_be_answered(self._cell, "defer")
+        return super().defer()
+
+    def stash(self) -> NoReturn:
+        must_be_answered(self._cell, "stash")
+        super().stash()
+
+
+def must_be_answered(cell: Cell, what: str) -> None:
+    """Raise RuntimeError in a serial message: who waited here for the next one would hang.
+
+    The other process hands over one at a time.
+    """
+    if PLACE.get() is cell:
+        why = "in a process of its own a serial message must be answered before the next one comes"
+        raise RuntimeError(f"{what}: {why}; declare it with concurrency=..., or use creche.child")
 
 
 def host_of(cls: type[A]) -> type[A]:
