@@ -130,9 +130,10 @@ class World:
             yield self.plan
             await self._done.wait()
         finally:
-            self.injector.disarm()
+            self.injector.disarm()  # what hangs goes on, and with it perhaps a step that waits for it
             with trio.CancelScope(shield=True):
                 await runtime.stop(monkey)
+            self.injector.disarm()  # what was armed meanwhile
             unsubscribe()
 
     def call_off(self) -> None:
