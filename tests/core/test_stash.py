@@ -35,6 +35,13 @@ class Door(Probe):
     async def enter_beside(self, name: str) -> str:
         return await self.enter(name)
 
+    @creche.message(concurrency=2)
+    async def knock(self, gate: Gate, name: str) -> str:
+        await gate.hold()
+        if not self.is_open:
+            self.context.after(1, self.open)
+        return await self.enter(name)
+
     @creche.batched(limit=4)
     async def enter_together(self, items: Sequence[creche.BatchItem[str, str]]) -> None:
         self.context.stash()
@@ -218,6 +225,19 @@ async def test_a_graceful_stop_waits_for_the_stash(autojump_clock: MockClock) ->
             await settle()
             assert [reply.what for reply in replies] == [fate, fate]
             assert trio.current_time() - began == min(delay, 5)
+
+
+async def test_a_graceful_stop_waits_for_what_is_put_aside_meanwhile(autojump_clock: MockClock) -> None:
+    """By a concurrent message that was in flight when the stop began."""
+    async with creche.open_runtime("test") as runtime, trio.open_nursery() as nursery:
+        door, gate = await runtime.start(creche.child(Door)), Gate()
+        reply = asking(nursery, door.ask.knock, gate, "a")
+        await gate.entered.wait()
+        nursery.start_soon(runtime.stop, door)
+        await settle()
+        gate.opened.set()
+        assert (await reply.settled(), reply.value) == ("value", "a is in")
+        assert trio.current_time() == 1
 
 
 async def test_a_stop_that_waits_for_a_stash_ends_when_its_callers_have_left(autojump_clock: MockClock) -> None:

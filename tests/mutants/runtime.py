@@ -248,7 +248,7 @@ MUTANTS = (
 -        return not self._mailbox and not self._in_flight() and not self.stashed
 +        return not self._mailbox and not self.stashed
 """,
-        ("tests/core/test_deferred.py", "tests/core/test_concurrent.py"),
+        ("tests/core/test_stash.py",),
     ),
     Mutant(
         "a batch overtakes messages of another kind",
@@ -589,5 +589,14 @@ MUTANTS = (
 +        self._mailbox.put_anyway(item)
 """,
         ("tests/core/test_attempts.py",),
+    ),
+    Mutant(
+        "an orderly end does not wait for what is in flight",
+        HANDLING,
+        """
+-            while self._condemned is None and self._exiting is not CUT and self._in_flight(self._exiting is not EXIT):
++            while False:
+""",
+        ("tests/core/test_deferred.py", "tests/core/test_concurrent.py", "tests/core/test_lives.py"),
     ),
 )
