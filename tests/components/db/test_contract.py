@@ -291,6 +291,7 @@ async def test_crashes_under_load_lose_nothing_committed_and_show_nothing_half_d
     """Every call has one outcome, and what it says is what is stored."""
     random = Random(seed)
     told: dict[str, str] = {}
+    looks = 0
 
     async def work(worker: int) -> None:
         for number in range(10):
@@ -301,15 +302,22 @@ async def test_crashes_under_load_lose_nothing_committed_and_show_nothing_half_d
             assert set(seen.values()) <= {2}
 
     async def looked_at() -> list[sa.Row[tuple[str]]]:
+        nonlocal looks
         while True:
             try:
-                return await db.reader.all(sa.select(ITEMS.c.name))
+                rows = await db.reader.all(sa.select(ITEMS.c.name))
             except creche.CallFailed:
                 await trio.lowlevel.checkpoint()
+            else:
+                looks += 1
+                return rows
 
     async def kill(runtime: creche.Runtime) -> None:
         while True:
             for _ in range(random.randrange(50, 500)):
+                await trio.lowlevel.checkpoint()
+            undisturbed = looks + random.randrange(3)  # else it may never come up, if a start takes longer than that
+            while looks < undisturbed:
                 await trio.lowlevel.checkpoint()
             runtime.kill(db, "chaos")
 
