@@ -1,4 +1,4 @@
-"""The components: one package each, with the same names in each.
+"""The components: one package each, with the same names in each; and `wal`, which those with a file of SQLite share.
 
 Importing them imports none of the third-party packages they stand on; those come with the component's own extra and are
 imported when it is opened.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from creche.runtime.wal import use_wal
+from creche.components.wal import use_wal
 
 
 @pytest.fixture

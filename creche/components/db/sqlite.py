@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 from outcome import Error, Outcome, Value
 
 from ...runtime.errors import ConfigInvalid
-from ...runtime.wal import use_wal
+from ..wal import use_wal
 from . import outbox
 from .config import Config
 from .errors import StatementInvalid

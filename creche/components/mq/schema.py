@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...runtime.errors import ConfigInvalid
-from ...runtime.wal import use_wal
+from ..wal import use_wal
 from .config import Synchronous
 from .errors import CommitFailed
 

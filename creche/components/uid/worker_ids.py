@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import final
 
 from ...runtime.errors import Unavailable
-from ...runtime.wal import use_wal
+from ..wal import use_wal
 from .config import Config
 from .errors import NoWorkerIdFree, WorkerIdLost
 

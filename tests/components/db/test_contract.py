@@ -18,7 +18,7 @@ from creche.components import db as component
 from creche.components.mq.message import Message
 
 from .conftest import Backend
-from .support import ITEMS, PARTS, item, names, outcome_of
+from .support import ITEMS, PARTS, item, killed, names, outcome_of
 
 Writing = Callable[[component.Db, str], Awaitable[object]]
 
@@ -338,7 +338,7 @@ async def test_what_was_stored_is_there_when_the_database_is_started_again(backe
     """After a stop, and after a crash."""
     async with backend.running() as (runtime, db):
         await db.execute(item("a"))
-        runtime.kill(db, "test")
+        await killed(runtime, db)
         assert await names(db) == ["a"]
     async with backend.running() as (_, db):
         assert await names(db) == ["a"]

@@ -15,6 +15,7 @@ import creche
 from creche import Runtime
 from creche.components import db as component
 from creche.components.mq.message import Message
+from creche.runtime.node import State
 
 from .support import ENDLESS, cell_of, item, killed, lease_of, names, outcome_of, running
 
@@ -51,7 +52,7 @@ async def test_a_crash_during_a_statement_of_a_transaction_loses_it(tmp_path: Pa
 
         nursery.start_soon(check)
         await wait_all_tasks_blocked(0.005)
-        assert runtime.kill(db, "test")
+        await killed(runtime, db)
         assert await names(db) == []
 
 
@@ -88,7 +89,7 @@ async def test_those_who_wait_in_line_queue_up_at_the_successor(tmp_path: Path) 
                 fn = db.execute if name in "ace" else lambda insert: db.transact(lambda tx: tx.execute(insert))
                 nursery.start_soon(fn, item(name))
                 await wait_all_tasks_blocked()
-            runtime.kill(db, "test")
+            await killed(runtime, db)
             while len(stored := await names(db)) < 6:
                 await trio.lowlevel.checkpoint()
             assert stored == ["a", "b", "c", "d", "e", "f"]
@@ -205,6 +206,9 @@ async def kill_again_and_again(runtime: Runtime, db: component.Db, random: Rando
 
 
 async def stored_rows(db: component.Db) -> dict[str, int]:
+    """What is there when the last of many kills has come into force: it may have been down for too long meanwhile."""
+    while cell_of(db).state is not State.RUNNING:
+        await cell_of(db).wait_for_change()
     counted: dict[str, int] = {}
     for name in await names(db):
         transaction = name.partition("-")[0]

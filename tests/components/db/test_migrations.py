@@ -14,7 +14,7 @@ from creche.components.db import Migration
 from creche.components.db.migrations import load
 from creche.runtime.errors import StartFailed
 
-from .support import config, raw
+from .support import config, killed, raw
 
 CREATE = Migration(1, "create_pets", "CREATE TABLE pets (id INTEGER PRIMARY KEY, name TEXT NOT NULL);")
 FILL = Migration(
@@ -55,7 +55,7 @@ async def test_a_restart_of_the_actor_applies_nothing_again(tmp_path: Path) -> N
     """It checks, and goes on."""
     async with creche.open_runtime("test") as runtime:
         db = await runtime.start(component.component(config(tmp_path), migrations=[CREATE, FILL]))
-        runtime.kill(db, "test")
+        await killed(runtime, db)
         assert await db.scalar(sa.text("SELECT count(*) FROM pets")) == 2
 
 

@@ -23,7 +23,7 @@ from creche.runtime.context import carrying
 from creche.runtime.errors import Unavailable
 from creche.runtime.events import Crashed, Event
 
-from .support import AT_ONCE, item, lease_of, names, outcome_of, raw, running
+from .support import AT_ONCE, item, killed, lease_of, names, outcome_of, raw, running
 
 NO_BYTES: Any = "text"
 NO_TEXT: Any = 1
@@ -358,7 +358,7 @@ async def test_a_relay_outlives_the_database_s_crashes(tmp_path: Path) -> None:
             await it.publish(value)
             await it.arrival(*"abc"[: "abc".index(value) + 1])
             await it.idle()
-            it.runtime.kill(it.db, "test")
+            await killed(it.runtime, it.db)
         await it.publish("d")
         await it.arrival("a", "b", "c", "d")
         assert it.runtime.node_of(relay).incarnation == 1

@@ -267,7 +267,7 @@ async def test_tables_are_created_once_and_data_survive_a_restart(tmp_path: Path
     """Starting again on the same file, by crash or by a new runtime, keeps what is there."""
     async with running(tmp_path / "new" / "folder") as (runtime, db):
         await db.execute(item("a"))
-        runtime.kill(db, "test")
+        await killed(runtime, db)
         assert await names(db) == ["a"]
         identity = await db.scalar(sa.text("SELECT value FROM creche_meta WHERE name = 'database_id'"))
     async with running(tmp_path / "new" / "folder") as (_, db):
