@@ -199,10 +199,12 @@ async def single_visit(db: component.Db, name: str) -> None:
 
 
 async def kill_again_and_again(runtime: Runtime, db: component.Db, random: Random) -> None:
+    """Mostly when it is up again: where a start takes longer than the time between two kills, it never would be."""
     while True:
-        for _ in range(random.randrange(1, 400)):
-            await trio.lowlevel.checkpoint()
+        await trio.sleep(random.uniform(0, 0.004))
         runtime.kill(db, "chaos")
+        while random.random() < 0.7 and cell_of(db).state is not State.RUNNING:
+            await cell_of(db).wait_for_change()
 
 
 async def stored_rows(db: component.Db) -> dict[str, int]:
