@@ -154,6 +154,22 @@ class HeldClock:
         return 1.0
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Look from time to time. The log's threads would not get Python's lock from a loop of mere checkpoints."""
+    while not condition():  # noqa: ASYNC110  # there is nobody who would set an event
+        await trio.sleep(0.001)
+
+
+def partitions_of(consumer: m.Consumer) -> int:
+    numbers = consumer.statistics()
+    return 0 if numbers is None else numbers.partitions
+
+
+async def until_shared(*parts: tuple[m.Consumer, int]) -> None:
+    """Wait until each consumer has so many partitions."""
+    await until(lambda: all(partitions_of(consumer) == count for consumer, count in parts))
+
+
 async def killed(runtime: creche.Runtime, target: object) -> None:
     """Kill an actor and wait until its successor runs."""
     node = runtime.node_of(target)

@@ -22,7 +22,7 @@ import creche
 from creche.components import mq as m
 
 from .backends import BACKENDS, Backend
-from .support import AT_ONCE, QUICK, Boom, Failing, Seen, killed, recorded
+from .support import AT_ONCE, QUICK, Boom, Failing, Seen, killed, recorded, until
 
 
 @pytest.fixture(params=BACKENDS)
@@ -253,8 +253,7 @@ async def test_members_share_and_hand_over(backend: Backend, tmp_path: Path) -> 
         await sent(mq, numbered(30, keys=9))
         await trio.lowlevel.checkpoint()
         await runtime.stop(second)
-        while len(one.done) + len(two.done) < 30:
-            await trio.lowlevel.checkpoint()
+        await until(lambda: len(one.done) + len(two.done) >= 30)
     assert set(Counter(one.values + two.values).values()) == {1}
     assert [e for e in events if isinstance(e, m.PartitionsAssigned)]
 

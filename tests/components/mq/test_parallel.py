@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from creche.components import mq as m
 
-from .support import LIMIT, QUICK, STEADY, Boom, Failing, Seen, killed, log_at, recorded, send, virtual_log_at
+from .support import LIMIT, QUICK, STEADY, Boom, Failing, Seen, killed, log_at, recorded, send, until, virtual_log_at
 
 
 async def test_keys_of_one_partition_run_concurrently_and_each_in_order(tmp_path: Path) -> None:
@@ -195,8 +195,7 @@ async def test_what_a_consumer_holds_is_bounded_in_bytes_too(tmp_path: Path) -> 
     async with log_at(tmp_path / "log", partitions=1, max_fetched_bytes=1000) as (runtime, mq):
         await send(mq, *[f"{n:0100}" for n in range(50)])
         consumer = await runtime.start(m.consumer(mq, "g", "t", seen))
-        while (statistics := consumer.statistics()) is None or statistics.held < 8:
-            await trio.lowlevel.checkpoint()
+        await until(lambda: (statistics := consumer.statistics()) is not None and statistics.held >= 8)
         for _ in range(3):
             await consumer.lag()  # time enough for one more fetch
         statistics = consumer.statistics()

@@ -14,18 +14,7 @@ import creche
 from creche.components import mq as m
 from creche.runtime.component import ComponentSpec
 
-from .support import AT_ONCE, Seen, killed, log_at, recorded, send, sent_at_last, virtual_log_at
-
-
-def partitions_of(consumer: m.Consumer) -> int:
-    numbers = consumer.statistics()
-    return 0 if numbers is None else numbers.partitions
-
-
-async def until_shared(*parts: tuple[m.Consumer, int]) -> None:
-    """Wait until each consumer has so many partitions."""
-    while any(partitions_of(consumer) != count for consumer, count in parts):
-        await trio.lowlevel.checkpoint()
+from .support import AT_ONCE, Seen, killed, log_at, recorded, send, sent_at_last, until_shared, virtual_log_at
 
 
 async def let_others_run(_record: m.Received) -> None:

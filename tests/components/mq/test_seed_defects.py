@@ -39,7 +39,7 @@ import creche
 from creche.components import mq as m
 from creche.components.mq.membership import Membership
 
-from .support import Seen, killed, log_at, send, virtual_log_at
+from .support import Seen, killed, log_at, send, until_shared, virtual_log_at
 
 
 async def test_sending_does_not_change_the_senders_headers(tmp_path: Path) -> None:
@@ -107,8 +107,7 @@ async def test_consumers_of_one_group_made_at_once_are_all_there(tmp_path: Path)
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(start)
-        while sorted(0 if (n := c.statistics()) is None else n.partitions for c in consumers) != [2, 2, 2, 2]:
-            await trio.lowlevel.checkpoint()
+        await until_shared(*((consumer, 2) for consumer in consumers))
         await send(mq, *range(40), key=None)
         await seen.until_done(40)
         assert len({c.path for c in consumers}) == 4
