@@ -161,8 +161,8 @@ def draw(seed: int, targets: Sequence[Target], recipe: Recipe | None = None, act
     if not any(weights.values()):
         return Plan(seed)
     gaps = (dice.expovariate(1 / by.every) for _ in iter(int, 1))
-    moments = takewhile(lambda at: at < by.lasting, accumulate(gaps))
-    return Plan(seed, tuple(kinds.step(dice, round(at, 3), _pick(dice, weights)) for at in moments))
+    moments = takewhile(lambda at: at < by.lasting, (round(at, 3) for at in accumulate(gaps)))
+    return Plan(seed, tuple(kinds.step(dice, at, _pick(dice, weights)) for at in moments))
 
 
 def _pick(dice: random.Random, weights: Mapping[Kind, float]) -> Kind:

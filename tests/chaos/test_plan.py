@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import creche
@@ -18,6 +18,7 @@ from creche.chaos.plan import WEIGHTS, Kind, Target, draw
 TREE = (Target("root/sub", ()), Target("root/sub/a", ("go", "stop")), Target("root/proxy", ("cut",)))
 
 
+@example(-27625)  # its last moment was rounded up to the end
 @given(st.integers())
 def test_a_plan_follows_from_its_seed(seed: int) -> None:
     """And is in order of time, within its time, at targets that there are."""
