@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ async def sharded(runtime: creche.Runtime, path: Path, name: str = "db") -> comp
 
 
 def tables(path: Path) -> set[str]:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
@@ -60,7 +61,7 @@ async def test_shards_may_lie_in_several_databases_and_be_asked_all_at_once(tmp_
             await shards.shard(customer).execute(sa.insert(BOOKED).values(id=customer, customer=customer))
         assert len(await shards.all(sa.select(BOOKED), limit=100)) == 16
         assert len(await shards.all(sa.select(BOOKED), limit=5)) == 5
-    with sqlite3.connect(tmp_path / "1.db") as second:
+    with closing(sqlite3.connect(tmp_path / "1.db")) as second:
         assert second.execute("SELECT customer FROM orders_01 ORDER BY id").fetchall() == [(1,), (9,)]
 
 
