@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from creche import Runtime
 from creche.components import db as component
 from creche.components.db.lease import DbLease
 from creche.runtime.cell import Cell
+from creche.runtime.node import State
 
 METADATA = sa.MetaData()
 ITEMS = sa.Table(
@@ -78,7 +80,16 @@ async def killed(runtime: Runtime, db: component.Db) -> None:
     lease = lease_of(db)
     assert runtime.kill(db, "test")
     while cell_of(db).granted is lease:
-        await trio.lowlevel.checkpoint()
+        await cell_of(db).wait_for_change()
+
+
+async def kill_again_and_again(runtime: Runtime, db: component.Db, random: Random) -> None:
+    """Mostly when it is up again: where a start takes longer than the time between two kills, it never would be."""
+    while True:
+        await trio.sleep(random.uniform(0, 0.004))
+        runtime.kill(db, "chaos")
+        while random.random() < 0.7 and cell_of(db).state is not State.RUNNING:
+            await cell_of(db).wait_for_change()
 
 
 async def begin_and_hold(

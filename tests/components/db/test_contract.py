@@ -16,10 +16,9 @@ from trio.testing import wait_all_tasks_blocked
 import creche
 from creche.components import db as component
 from creche.components.mq.message import Message
-from creche.runtime.node import State
 
 from .conftest import Backend
-from .support import ITEMS, PARTS, item, killed, names, outcome_of
+from .support import ITEMS, PARTS, item, kill_again_and_again, killed, names, outcome_of
 
 Writing = Callable[[component.Db, str], Awaitable[object]]
 
@@ -308,18 +307,9 @@ async def test_crashes_under_load_lose_nothing_committed_and_show_nothing_half_d
             except creche.CallFailed:
                 await trio.sleep(0.001)  # not a mere checkpoint: threads do not get Python's lock from a loop of those
 
-    async def kill(runtime: creche.Runtime) -> None:
-        """Mostly when it is up again: where a start takes longer than the time between two kills, it never would be."""
-        node = runtime.node_of(db)
-        while True:
-            await trio.sleep(random.uniform(0, 0.004))
-            runtime.kill(db, "chaos")
-            while random.random() < 0.7 and node.state is not State.RUNNING:
-                await node.wait_for_change()
-
     async with backend.running() as (runtime, db):
         async with trio.open_nursery() as killing:
-            killing.start_soon(kill, runtime)
+            killing.start_soon(kill_again_and_again, runtime, db, random)
             async with trio.open_nursery() as nursery:
                 for worker in range(6):
                     nursery.start_soon(work, worker)

@@ -12,12 +12,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import creche
-from creche import Runtime
 from creche.components import db as component
 from creche.components.mq.message import Message
 from creche.runtime.node import State
 
-from .support import ENDLESS, cell_of, item, killed, lease_of, names, outcome_of, running
+from .support import ENDLESS, cell_of, item, kill_again_and_again, killed, lease_of, names, outcome_of, running
 
 # --- one at a time ----------------------------------------------------------------------------------------------------
 
@@ -196,15 +195,6 @@ async def interactive(db: component.Db, name: str) -> None:
 
 async def single_visit(db: component.Db, name: str) -> None:
     await db.execute_many(item(f"{name}-1"), item(f"{name}-2"))
-
-
-async def kill_again_and_again(runtime: Runtime, db: component.Db, random: Random) -> None:
-    """Mostly when it is up again: where a start takes longer than the time between two kills, it never would be."""
-    while True:
-        await trio.sleep(random.uniform(0, 0.004))
-        runtime.kill(db, "chaos")
-        while random.random() < 0.7 and cell_of(db).state is not State.RUNNING:
-            await cell_of(db).wait_for_change()
 
 
 async def stored_rows(db: component.Db) -> dict[str, int]:
