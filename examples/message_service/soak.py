@@ -111,20 +111,21 @@ class Cpu:
     def take(self, posted: int) -> tuple[float, float]:
         """The service's milliseconds a message, if `posted` were posted since the last time; cores others kept busy."""
         before, self._before = self._before, self._read()
-        seconds, service, ours, all_ = (now - then for now, then in zip(self._before, before, strict=True))
+        seconds, ours, *ticks = (now - then for now, then in zip(self._before, before, strict=True))
+        service, all_ = (count / os.sysconf("SC_CLK_TCK") for count in ticks)  # differences of whole ticks are exact
         return service * 1000 / max(posted, 1), max(0.0, all_ - service - ours) / seconds
 
-    def _read(self) -> tuple[float, float, float, float]:
-        second = os.sysconf("SC_CLK_TCK")
+    def _read(self) -> tuple[float, float, int, int]:
+        """The time, what this process has used, in seconds; then in ticks what the service has, and all together."""
         # What stands behind the name, which may hold anything: utime and stime are fields 14 and 15.
         own = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
         # user, nice and system, then irq, softirq and steal; not idle and iowait.
         user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().split()[1:9])
         return (
             time.monotonic(),
-            (int(own[11]) + int(own[12])) / second,
             time.process_time(),
-            (user + nice + system + sum(rest)) / second,
+            int(own[11]) + int(own[12]),
+            user + nice + system + sum(rest),
         )
 
 

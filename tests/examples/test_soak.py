@@ -42,5 +42,5 @@ def test_processor_time_is_that_of_the_process_and_of_all_others() -> None:
     while time.process_time() - began < 0.1:
         pass
     mine, others = cpu.take(posted=10)
-    assert mine > 8  # ms a message; the kernel counts in hundredths of a second
+    assert mine >= 9  # ms a message; the kernel counts in hundredths of a second
     assert others <= (os.cpu_count() or 1) + 0.5
