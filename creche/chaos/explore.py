@@ -11,14 +11,13 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import trio
 
 from ..runtime.interposition import interposed
 from ..runtime.node import one_line, unwrap
-from ..testing.deterministic import Trace
-from ..testing.deterministic import run as run_deterministically
+from ..runtime.scheduling import Order
+from ..testing.deterministic import Trace, run_in
 from ..testing.journal import Summary
 from .plan import Plan, Recipe, Step
 from .world import Violated, World
@@ -92,10 +91,7 @@ def run(
     Raises what `creche.testing.run` raises before anything begins: `NotDeterministic`, ImportError.
     """
     seed = seed if plan is None else plan.seed
-    trace = Trace(steps=steps)
-    return _run(
-        scenario, World(seed, recipe, plan), patience, trace, partial(run_deterministically, seed=seed, trace=trace)
-    )
+    return _run_in(Order(), scenario, World(seed, recipe, plan), patience, Trace(steps=steps))
 
 
 def run_live(
@@ -109,6 +105,13 @@ def run_live(
     """As `run`, but on the real clock, with threads and sockets: the plan follows from the seed, the rest does not."""
     world = World(seed if plan is None else plan.seed, recipe, plan)
     return _run(scenario, world, patience, Trace(), trio.run)
+
+
+def _run_in(order: Order, scenario: Scenario, world: World, patience: float, trace: Trace) -> Run:
+    def start(main: Callable[[], Awaitable[None]]) -> None:
+        run_in(order, main, world.seed, trace)
+
+    return _run(scenario, world, patience, trace, start)
 
 
 def _run(
@@ -162,15 +165,20 @@ def explore(
     Raises as `run`.
     """
     began, runs, found = time.perf_counter(), 0, list[Finding]()
-    for seed in seeds:
-        with _rarely_collecting():
-            one = run(scenario, seed, recipe=recipe, patience=patience)
-        runs += 1
-        if one.failure is not None:
-            smallest = shrunk(one, partial(_again, scenario, patience)) if shrink else one
-            found.append(Finding(one, smallest, test_of(scenario, smallest)))
-            if len(found) >= findings:
-                break
+    order = Order()  # tested once: that takes as long as a small scenario
+
+    def again(plan: Plan) -> Run:
+        return _run_in(order, scenario, World(plan.seed, None, plan), patience, Trace())
+
+    with _rarely_collecting():
+        for seed in seeds:
+            one = _run_in(order, scenario, World(seed, recipe), patience, Trace())
+            runs += 1
+            if one.failure is not None:
+                smallest = shrunk(one, again) if shrink else one
+                found.append(Finding(one, smallest, test_of(scenario, smallest)))
+                if len(found) >= findings:
+                    break
     return Report(runs, time.perf_counter() - began, tuple(found))
 
 
@@ -204,10 +212,6 @@ def _rarely_collecting() -> Generator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def _again(scenario: Scenario, patience: float, plan: Plan) -> Run:
-    return run(scenario, plan=plan, patience=patience)
 
 
 # --- shrinking --------------------------------------------------------------------------------------

@@ -49,13 +49,33 @@ class NotDeterministic(CrecheError):
         self.reason = reason
 
 
-@contextmanager
-def scheduled_by(seed: str, find_random: FindRandom | None = None) -> Generator[None]:
-    """Within the block a `trio.run` has its order of tasks from `seed`, and the module `random` its numbers.
+class Order:
+    """The order of Trio's tasks, which has been found to follow from a seed.
 
     `find_random` switches Trio's deterministic order on and returns the Random that it follows; default:
-    `find_trios_random`. Raises `NotDeterministic`, and what `find_random` raises; then the block is not entered.
+    `find_trios_random`. Raises `NotDeterministic`, and what `find_random` raises.
     """
+
+    def __init__(self, find_random: FindRandom | None = None) -> None:
+        with _alone():
+            self._of_trio = (find_random or find_trios_random)()
+            with _state_given_back(self._of_trio):
+                _test(self._of_trio)
+
+    @contextmanager
+    def follows(self, seed: str) -> Generator[None]:
+        """Within the block a `trio.run` has its order of tasks from `seed`, and the module `random` its numbers.
+
+        Raises `NotDeterministic`; then the block is not entered.
+        """
+        with _alone(), _state_given_back(self._of_trio):
+            self._of_trio.seed(f"{seed}:scheduling")
+            random.seed(f"{seed}:module")
+            yield
+
+
+@contextmanager
+def _alone() -> Generator[None]:
     if trio.lowlevel.in_trio_run():
         raise NotDeterministic(
             "this is called inside a Trio run, whose order of tasks is settled. "
@@ -64,12 +84,7 @@ def scheduled_by(seed: str, find_random: FindRandom | None = None) -> Generator[
     if not _ONE_AT_A_TIME.acquire(blocking=False):
         raise NotDeterministic("another thread is in a deterministic run, and Trio has one source of order for all")
     try:
-        of_trio = (find_random or find_trios_random)()
-        with _state_given_back(of_trio):
-            _test(of_trio)
-            of_trio.seed(f"{seed}:scheduling")
-            random.seed(f"{seed}:module")
-            yield
+        yield
     finally:
         _ONE_AT_A_TIME.release()
 

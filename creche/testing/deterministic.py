@@ -17,7 +17,7 @@ from trio.testing import MockClock
 from ..runtime.errors import SpecInvalid
 from ..runtime.events import Event
 from ..runtime.runtime import Runtime
-from ..runtime.scheduling import scheduled_by
+from ..runtime.scheduling import Order
 from ..runtime.simulation import SIMULATION, BlockingTime, Simulation, up_to_ten_milliseconds
 
 R = TypeVar("R")
@@ -131,6 +131,17 @@ def run(
     Whatever `async_fn` raises comes out as it is. In any case Trio's Random and the module `random` get back the state
     that they had before.
     """
+    return run_in(Order(), partial(async_fn, *args), seed, trace, blocking)
+
+
+def run_in(
+    order: Order,
+    async_fn: Callable[[], Awaitable[R]],
+    seed: int,
+    trace: Trace | None,
+    blocking: BlockingTime = up_to_ten_milliseconds,
+) -> R:
+    """As `run`, but for the self-test: that was made with the `order`, once for many runs."""
     if type(seed) is not int:
         raise SpecInvalid("seed", seed, "a whole number")
     stream = f"creche {seed}"
@@ -139,8 +150,8 @@ def run(
     context.run(SIMULATION.set, simulation)
     clock = MockClock(autojump_threshold=0)
     instruments = [_Steps(trace)] if trace is not None and trace.steps else []
-    with scheduled_by(stream):
-        return context.run(partial(trio.run, async_fn, *args, clock=clock, instruments=instruments))
+    with order.follows(stream):
+        return context.run(partial(trio.run, async_fn, clock=clock, instruments=instruments))
 
 
 def seeds(

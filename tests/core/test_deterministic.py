@@ -18,7 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import creche
 from creche import testing
-from creche.runtime.scheduling import find_trios_random, random_of, scheduled_by, trios_hook
+from creche.runtime.scheduling import Order, find_trios_random, random_of, trios_hook
 from creche.supervisors.spec import SupervisorSpec, supervisor
 from tests.core.support import Boom, Reply, asking, reach
 
@@ -358,8 +358,7 @@ def test_a_second_run_in_another_thread_is_refused() -> None:
 def test_without_influence_on_the_order_a_run_is_refused() -> None:
     """The self-test sees that the Random it was given is not the one that Trio's order comes from."""
     with pytest.raises(testing.NotDeterministic, match="in two orders from one seed"):
-        with scheduled_by("seed", random.Random):
-            pytest.fail("entered")
+        Order(random.Random)
 
 
 class Deaf:
@@ -376,17 +375,16 @@ class Deaf:
 def test_an_order_that_is_the_same_for_all_seeds_is_refused() -> None:
     """Where the seed changes nothing there is nothing to be found by other seeds."""
     with pytest.raises(testing.NotDeterministic, match="in one order from two seeds"):
-        with scheduled_by("seed", lambda: cast("random.Random", Deaf())):
-            pytest.fail("entered")
+        Order(lambda: cast("random.Random", Deaf()))
 
 
 SWITCHED_OFF = """
-from creche.runtime.scheduling import NotDeterministic, random_of, scheduled_by, trios_hook
+from creche.runtime.scheduling import NotDeterministic, Order, random_of, trios_hook
 of_trio = random_of(trios_hook())
 before = of_trio.getstate()
 try:
-    with scheduled_by("seed", lambda: of_trio):
-        print("entered")
+    Order(lambda: of_trio)
+    print("accepted")
 except NotDeterministic as error:
     print(error.reason)
 print("given back" if of_trio.getstate() == before else "changed")
