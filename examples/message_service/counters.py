@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from sqlalchemy.dialects.sqlite import insert
-
 from creche import components as c
 from creche.components.mq.message import Message
 
-from .model import StoredMessage, counted, session_counters
+from . import statements
+from .model import StoredMessage
 
 
 def counter(db: c.db.Db) -> Callable[[Message], Awaitable[None]]:
@@ -26,8 +25,6 @@ def counter(db: c.db.Db) -> Callable[[Message], Awaitable[None]]:
 
 
 def _count_once(tx: c.db.SyncTransaction, message_id: int, session_id: str) -> None:
-    marked = tx.execute(insert(counted).values(message_id=message_id).on_conflict_do_nothing())
+    marked = tx.execute(statements.MARK_COUNTED, {"message_id": message_id})
     if marked.rowcount:
-        one = insert(session_counters).values(session_id=session_id, messages=1)
-        column = session_counters.c.messages
-        tx.execute(one.on_conflict_do_update(index_elements=["session_id"], set_={"messages": column + 1}))
+        tx.execute(statements.COUNT_ONE, {"session": session_id})

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
-from sqlalchemy.dialects.sqlite import insert
 
 import creche
 from creche import components as c
 
+from . import statements
 from .distribution import Direct, Fanout, Scheduled, World, plan
-from .model import BATCHES_TOPIC, Batch, StoredMessage, inbox, world_inbox
+from .model import BATCHES_TOPIC, Batch, StoredMessage
 from .repository import Repository
 
 Handler = Callable[[c.mq.Received], Awaitable[None]]
@@ -36,8 +36,7 @@ def distributor(repository: Repository, db: c.db.Db, mq: c.mq.Mq) -> Handler:
             case Scheduled(batches):
                 await _schedule(mq, [Batch(message.message_id, members) for members in batches])
             case World():
-                row = insert(world_inbox).values(message_id=int(message.message_id))
-                await db.execute(row.on_conflict_do_nothing())
+                await db.execute(statements.DELIVER_TO_ALL, {"message_id": int(message.message_id)})
 
     return distribute
 
@@ -53,7 +52,7 @@ def batch_deliverer(db: c.db.Db) -> Handler:
 
 async def _deliver(db: c.db.Db, batch: Batch) -> None:
     rows = [{"user_id": user, "message_id": int(batch.message_id)} for user in batch.members]
-    await db.execute(insert(inbox).on_conflict_do_nothing(), rows)
+    await db.execute(statements.DELIVER, rows)
 
 
 async def _schedule(mq: c.mq.Mq, batches: Iterable[Batch]) -> None:

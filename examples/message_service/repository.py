@@ -15,14 +15,13 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import trio
-from sqlalchemy import delete, insert, select
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 import creche
 from creche import components as c
 
+from . import statements
 from .errors import MessageNotFound, SessionNotFound, UserNotFound
-from .model import Session, StoredMessage, User, members, messages, sessions, stored_message, users
+from .model import Session, StoredMessage, User, stored_message
 
 K = TypeVar("K", str, int)
 T = TypeVar("T")
@@ -63,10 +62,9 @@ class Repository:
 
     async def save_users(self, saved: Sequence[User]) -> None:
         """Create or rename users."""
-        insertion = upsert(users)
-        statement = insertion.on_conflict_do_update(index_elements=["id"], set_={"name": insertion.excluded.name})
+        rows = [{"id": user.user_id, "name": user.name} for user in saved]
         async with self.changing(*(_user_key(user.user_id) for user in saved)):
-            await self._db.execute(statement, [{"id": user.user_id, "name": user.name} for user in saved])
+            await self._db.execute(statements.SAVE_USER, rows)
 
     async def save_session(self, session: Session) -> None:
         """Create or replace a session. Raises `UserNotFound` for a member who is no user."""
@@ -107,18 +105,16 @@ class Repository:
     # --- the database -------------------------------------------------------------------------------------------------
 
     async def _load_user(self, user_id: str) -> User | None:
-        row = await self._db.reader.first(select(users).where(users.c.id == user_id))
+        row = await self._db.reader.first(statements.USER, {"user": user_id})
         return None if row is None else User(row.id, row.name)
 
     async def _load_session(self, session_id: str) -> Session | None:
-        of_session = select(members.c.user_id).where(members.c.session_id == session_id).order_by(members.c.user_id)
-        kind, who = await self._db.reader.execute_many(
-            select(sessions.c.kind).where(sessions.c.id == session_id), of_session
-        )
-        return Session(session_id, kind.rows[0].kind, tuple(row.user_id for row in who.rows)) if kind.rows else None
+        rows = await self._db.reader.all(statements.SESSION, {"session": session_id})
+        members = tuple(row.user_id for row in rows if row.user_id is not None)
+        return Session(session_id, rows[0].kind, members) if rows else None
 
     async def _load_message(self, message_id: int) -> StoredMessage | None:
-        row = await self._db.reader.first(select(messages).where(messages.c.id == message_id))
+        row = await self._db.reader.first(statements.MESSAGE, {"message": message_id})
         return None if row is None else stored_message(row)
 
 
@@ -131,13 +127,12 @@ def _session_key(session_id: str) -> str:
 
 
 def _replace_session(tx: c.db.SyncTransaction, session: Session) -> None:
-    known = {row.id for row in tx.all(select(users.c.id).where(users.c.id.in_(session.members)))}
+    known = {row.id for row in tx.all(statements.KNOWN_USERS, {"users": session.members})}
     for user in session.members:
         if user not in known:
             raise UserNotFound(user)
-    row = upsert(sessions).values(id=session.session_id, kind=session.kind)
-    tx.execute(row.on_conflict_do_update(index_elements=["id"], set_={"kind": session.kind}))
-    tx.execute(delete(members).where(members.c.session_id == session.session_id))
+    tx.execute(statements.SAVE_SESSION, {"id": session.session_id, "kind": session.kind})
+    tx.execute(statements.REMOVE_MEMBERS, {"session": session.session_id})
     rows = [{"session_id": session.session_id, "user_id": user} for user in session.members]
     if rows:
-        tx.execute(insert(members), rows)
+        tx.execute(statements.ADD_MEMBER, rows)

@@ -12,12 +12,12 @@ import time
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import insert, select
 
 import creche
 from creche import components as c
 from creche.components.mq.message import Message
 
+from . import statements
 from .distribution import Kind, plan
 from .errors import KeyConflict, PermissionDenied
 from .model import (
@@ -27,11 +27,7 @@ from .model import (
     Session,
     StoredMessage,
     User,
-    inbox,
-    messages,
-    session_counters,
     stored_message,
-    world_inbox,
 )
 from .repository import Repository
 
@@ -84,35 +80,32 @@ class MessageService(creche.Actor):
     async def history(self, session_id: str, after: int, limit: int) -> list[StoredMessage]:
         """Up to `limit` messages of a session in order of id, from the one after `after`. Raises `SessionNotFound`."""
         await self._repository.session(session_id)
-        query = select(messages).where(messages.c.session_id == session_id, messages.c.id > after)
-        return list(map(stored_message, await self._db.reader.all(query.order_by(messages.c.id).limit(limit))))
+        wanted = {"session": session_id, "after": after, "limit": limit}
+        return list(map(stored_message, await self._db.reader.all(statements.HISTORY, wanted)))
 
     @creche.message(on_caller_gone="cancel")
     async def inbox(self, user_id: str, after: int, limit: int) -> list[StoredMessage]:
         """As `history`, of all that was delivered to a user. Raises `UserNotFound`."""
         await self._repository.user(user_id)
-        own = select(inbox.c.message_id).where(inbox.c.user_id == user_id, inbox.c.message_id > after)
-        for_all = select(world_inbox.c.message_id).where(world_inbox.c.message_id > after)
-        query = select(messages).where(messages.c.id.in_(own.union_all(for_all)))
-        return list(map(stored_message, await self._db.reader.all(query.order_by(messages.c.id).limit(limit))))
+        wanted = {"user": user_id, "after": after, "limit": limit}
+        return list(map(stored_message, await self._db.reader.all(statements.INBOX, wanted)))
 
     @creche.message(on_caller_gone="cancel")
     async def count(self, session_id: str) -> int:
         """How many messages of a session have been counted so far."""
-        query = select(session_counters.c.messages).where(session_counters.c.session_id == session_id)
-        return await self._db.scalar(query) or 0
+        return await self._db.scalar(statements.COUNT, {"session": session_id}) or 0
 
 
 def accept(tx: c.db.SyncTransaction, message_id: int, session_id: str, key: str, request: SendMessage) -> Answer:
     """Store a message and its announcement, or find the answer that its key got before: one transaction."""
-    before = tx.first(select(messages).where(messages.c.request_key == key))
+    before = tx.first(statements.MESSAGE_OF_KEY, {"key": key})
     if before is not None:
         if (before.session_id, before.user_id, before.content) != (session_id, request.user_id, request.content):
             raise KeyConflict(key)
         return Answer(str(before.id))
     now = time.time()
     row = {"id": message_id, "request_key": key, "session_id": session_id, "created_at": int(now * 1e6)}
-    tx.execute(insert(messages).values(**row, user_id=request.user_id, content=request.content))
+    tx.execute(statements.ADD_MESSAGE, {**row, "user_id": request.user_id, "content": request.content})
     stored = StoredMessage(str(message_id), session_id, request.user_id, request.content, now)
     tx.publish(Message(TOPIC, msgspec.json.encode(stored), key=str(message_id).encode()))
     return Answer(str(message_id))

@@ -23,6 +23,7 @@ from ...runtime.spec import ActorSpec, child
 from .actor import DbActor
 from .backup import Backup, check_backup, restore
 from .config import Config, default_config
+from .driver import Driver
 from .errors import (
     BackupDamaged,
     Busy,
@@ -135,7 +136,7 @@ def component(
             Config,
             lambda chosen: component(chosen, name=name, metadata=metadata, migrations=steps, sharding=sharding),
         )
-    actor = child(DbActor, validated(config), metadata, steps, sharding)
+    actor = child(DbActor, Driver(validated(config), sharding), metadata, steps)
     return ComponentSpec(name, actor, lambda handle_name: Db(handle_name, sharding))
 
 

@@ -22,7 +22,7 @@ import trio
 
 from ...runtime.actor import Actor, message
 from .backup import Backup, make_backup
-from .config import Config
+from .driver import Driver
 from .errors import BackupDamaged, StatementInvalid
 from .faults import Faults
 from .lease import DbLease
@@ -33,8 +33,6 @@ from .visits import Visits
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-    from .sharding import ShardRouter
-
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
@@ -44,22 +42,20 @@ class DbActor(Actor):
 
     def __init__(
         self,
-        config: Config,
+        driver: Driver,
         metadata: MetaData | None,
         migrations: Sequence[Migration] | None,
-        router: ShardRouter | None,
     ) -> None:
-        self._config = config
+        self._config = config = driver.config
         self._metadata = metadata
         self._migrations = migrations
         runtime = self.context.runtime
         self._lease = lease = DbLease(
             self.context.incarnation, self.context.path, config.pool_size, runtime.deadlines, config.transaction_timeout
         )
-        self._writer = Sqlite(self.context.path, config, router, clock=runtime.stopwatch)
+        self._writer = Sqlite(self.context.path, driver, clock=runtime.stopwatch)
         readers = [
-            Sqlite(self.context.path, config, router, read_only=True, clock=runtime.stopwatch)
-            for _ in range(config.pool_size)
+            Sqlite(self.context.path, driver, read_only=True, clock=runtime.stopwatch) for _ in range(config.pool_size)
         ]
         self._opening = trio.CapacityLimiter(1)  # its own: the others' threads may all be busy
         self._connections = [self._writer, *readers]

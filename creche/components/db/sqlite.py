@@ -23,7 +23,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
 from outcome import Error, Outcome, Value
@@ -31,18 +30,15 @@ from outcome import Error, Outcome, Value
 from ...runtime.errors import ConfigInvalid
 from ..wal import use_wal
 from . import outbox
-from .config import Config
+from .driver import Driver, raw_connection
 from .errors import StatementInvalid
 from .faults import Faults, driver_error
 from .line import Interrupted, Job
 from .migrations import Migration, migrate
-from .sharding import ShardRouter, refuse_what_is_not_routed
 from .sync import SyncTransaction
 from .work import OutboxRow, Result, Statement
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from sqlalchemy import MetaData
     from sqlalchemy.engine import Connection, CursorResult
     from sqlalchemy.orm import Session as OrmSession
@@ -55,15 +51,6 @@ CANCEL_CHECK_EVERY = 500_000
 VISIT_BUDGET = 0.01
 
 
-def sqlalchemy() -> ModuleType:
-    """The package, imported when a database is opened and not before."""
-    try:
-        import sqlalchemy as package
-    except ImportError as error:
-        raise ImportError("creche.components.db needs SQLAlchemy 2: pip install 'creche[db]'") from error
-    return package
-
-
 @final
 class Sqlite:
     """One connection.
@@ -72,8 +59,8 @@ class Sqlite:
     ----------
     name
         The component's, for errors.
-    router
-        Statements on its tables are refused unless they name one of their shards. None: nothing is sharded.
+    driver
+        Makes the connection.
     read_only
         Whether it refuses to write, as readers do.
     """
@@ -81,14 +68,13 @@ class Sqlite:
     def __init__(
         self,
         name: str,
-        config: Config,
-        router: ShardRouter | None = None,
+        driver: Driver,
         *,
         read_only: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._config = config
-        self._router = router
+        self._driver = driver
+        self._config = config = driver.config
         self._read_only = read_only
         self._clock = clock
         self._faults = Faults(name, config.busy_timeout)
@@ -122,23 +108,8 @@ class Sqlite:
         return self._raw is not None
 
     def _connect(self) -> None:
-        sa = sqlalchemy()
-        path = Path(self._config.path)
-        if not self._config.create and not path.exists():
-            raise ConfigInvalid("$.path", self._config.path, "there is no such file, and `create` is off")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(
-            sa.URL.create("sqlite", database=self._config.path),
-            poolclass=sa.NullPool,
-            hide_parameters=True,  # its errors are the causes of ours, and are logged: values may be secrets
-            # Opening may wait for other processes in the thread; later it is the actor that waits, cancellably.
-            connect_args={"check_same_thread": False, "timeout": self._config.busy_timeout},
-        )
-        if self._router is not None:
-            refuse_what_is_not_routed(engine, self._router)
-        connection: Connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        self._connection = connection
-        self._raw = cast("sqlite3.Connection", connection.connection.dbapi_connection)
+        self._connection = self._driver.connect()
+        self._raw = raw_connection(self._connection)
         self._set_up(self._raw)
 
     def _set_up(self, raw: sqlite3.Connection) -> None:
@@ -174,10 +145,15 @@ class Sqlite:
             raise
 
     def _create_tables(self, metadata: MetaData | None) -> None:
+        """SQLAlchemy would look for each table by itself. Its events for tables that are there come all the same."""
         assert self._connection is not None
-        if metadata is not None:
-            wanted = metadata if self._router is None else self._router.physical(metadata)
-            wanted.create_all(self._connection)
+        if metadata is None:
+            return
+        router = self._driver.router
+        wanted = metadata if router is None else router.physical(metadata)
+        names = {name.lower() for (name,) in self._opened().execute("SELECT name FROM sqlite_master")}
+        missing = [one for one in wanted.sorted_tables if one.schema is not None or one.name.lower() not in names]
+        wanted.create_all(self._connection, missing)
 
     def _opened(self) -> sqlite3.Connection:
         assert self._raw is not None
