@@ -79,9 +79,9 @@ MUTANTS = (
         """
 -        positions = {place: offset for place, (offset, end) in ahead.items() if offset < end}
 +        positions = {place: offset for place, (offset, _) in ahead.items()}
-         letters = await self._mq.call(LogActor.fetch, positions, _LETTERS_AT_ONCE)
--        return [letter for letter in letters if letter.offset < ahead[letter.place][1]]
-+        return letters
+         fetched = await self._mq.call(LogActor.fetch, positions, _LETTERS_AT_ONCE)
+-        return [letter for letter in fetched.records if letter.offset < ahead[letter.place][1]]
++        return fetched.records
 """,
         ("tests/issues/test_letters_behind_others.py",),
     ),

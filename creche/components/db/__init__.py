@@ -136,7 +136,7 @@ def component(
             Config,
             lambda chosen: component(chosen, name=name, metadata=metadata, migrations=steps, sharding=sharding),
         )
-    actor = child(DbActor, Driver(validated(config), sharding), metadata, steps)
+    actor = child(DbActor, validated(config), metadata, steps, Driver(sharding))
     return ComponentSpec(name, actor, lambda handle_name: Db(handle_name, sharding))
 
 

@@ -22,6 +22,7 @@ import trio
 
 from ...runtime.actor import Actor, message
 from .backup import Backup, make_backup
+from .config import Config
 from .driver import Driver
 from .errors import BackupDamaged, StatementInvalid
 from .faults import Faults
@@ -42,20 +43,22 @@ class DbActor(Actor):
 
     def __init__(
         self,
-        driver: Driver,
+        config: Config,
         metadata: MetaData | None,
         migrations: Sequence[Migration] | None,
+        driver: Driver,
     ) -> None:
-        self._config = config = driver.config
+        self._config = config
         self._metadata = metadata
         self._migrations = migrations
         runtime = self.context.runtime
         self._lease = lease = DbLease(
             self.context.incarnation, self.context.path, config.pool_size, runtime.deadlines, config.transaction_timeout
         )
-        self._writer = Sqlite(self.context.path, driver, clock=runtime.stopwatch)
+        self._writer = Sqlite(self.context.path, config, driver, clock=runtime.stopwatch)
         readers = [
-            Sqlite(self.context.path, driver, read_only=True, clock=runtime.stopwatch) for _ in range(config.pool_size)
+            Sqlite(self.context.path, config, driver, read_only=True, clock=runtime.stopwatch)
+            for _ in range(config.pool_size)
         ]
         self._opening = trio.CapacityLimiter(1)  # its own: the others' threads may all be busy
         self._connections = [self._writer, *readers]

@@ -32,7 +32,7 @@ def sqlalchemy() -> ModuleType:
 
 @final
 class Driver:
-    """Connects to the file that the configuration names.
+    """Connects to the file of one component.
 
     Parameters
     ----------
@@ -40,37 +40,34 @@ class Driver:
         Statements on its tables are refused unless they name one of their shards. None: nothing is sharded.
     """
 
-    def __init__(self, config: Config, router: ShardRouter | None = None) -> None:
-        self.config = config
+    def __init__(self, router: ShardRouter | None = None) -> None:
         self.router = router
         self._engine: Engine | None = None
 
-    def connect(self) -> Connection:
-        """A new connection. Blocks. The first one must not be made from two threads at once: the writer's is."""
-        path = Path(self.config.path)
+    def connect(self, config: Config) -> Connection:
+        """A new connection; the config is always the same. Blocks. The first one is made by one thread only."""
+        path = Path(config.path)
         if self._engine is None:
-            self._engine = self._make_engine()
-        if not self.config.create and not path.exists():
-            raise ConfigInvalid("$.path", self.config.path, "there is no such file, and `create` is off")
+            self._engine = _engine(config)
+            if self.router is not None:
+                refuse_what_is_not_routed(self._engine, self.router)
+        if not config.create and not path.exists():
+            raise ConfigInvalid("$.path", config.path, "there is no such file, and `create` is off")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Transactions are ours: see `sqlite`.
         return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
-    def _make_engine(self) -> Engine:
-        sa = sqlalchemy()
-        engine = cast(
-            "Engine",
-            sa.create_engine(
-                sa.URL.create("sqlite", database=self.config.path),
-                poolclass=sa.NullPool,
-                hide_parameters=True,  # its errors are the causes of ours, and are logged: values may be secrets
-                # Opening may wait for other processes in the thread; later it is the actor that waits, cancellably.
-                connect_args={"check_same_thread": False, "timeout": self.config.busy_timeout},
-            ),
-        )
-        if self.router is not None:
-            refuse_what_is_not_routed(engine, self.router)
-        return engine
+
+def _engine(config: Config) -> Engine:
+    sa = sqlalchemy()
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=config.path),
+        poolclass=sa.NullPool,
+        hide_parameters=True,  # its errors are the causes of ours, and are logged: values may be secrets
+        # Opening may wait for other processes in the thread; later it is the actor that waits, cancellably.
+        connect_args={"check_same_thread": False, "timeout": config.busy_timeout},
+    )
+    return cast("Engine", engine)
 
 
 def raw_connection(connection: Connection) -> sqlite3.Connection:

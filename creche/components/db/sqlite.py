@@ -30,6 +30,7 @@ from outcome import Error, Outcome, Value
 from ...runtime.errors import ConfigInvalid
 from ..wal import use_wal
 from . import outbox
+from .config import Config
 from .driver import Driver, raw_connection
 from .errors import StatementInvalid
 from .faults import Faults, driver_error
@@ -68,13 +69,14 @@ class Sqlite:
     def __init__(
         self,
         name: str,
+        config: Config,
         driver: Driver,
         *,
         read_only: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._config = config
         self._driver = driver
-        self._config = config = driver.config
         self._read_only = read_only
         self._clock = clock
         self._faults = Faults(name, config.busy_timeout)
@@ -108,7 +110,7 @@ class Sqlite:
         return self._raw is not None
 
     def _connect(self) -> None:
-        self._connection = self._driver.connect()
+        self._connection = self._driver.connect(self._config)
         self._raw = raw_connection(self._connection)
         self._set_up(self._raw)
 

@@ -40,8 +40,8 @@ from .delivery import Accumulator, Delivery, OnDelivery
 from .errors import GroupActive, MessageTooLarge, TopicExists, TopicUnknown, Unavailable
 from .events import GroupLags, MembersExpelled, RecordsExpired
 from .groups import End, GroupInfo, Groups, Share
-from .log import Log
-from .message import Ack, Message, Received, TopicPartition
+from .log import Fetched, Log
+from .message import Ack, Message, TopicPartition
 from .sessions import Session
 from .topic import Retention, TopicInfo
 
@@ -58,29 +58,29 @@ class Tail:
     """Tells consumers of appends to their topics, or of changes in their groups, so that they need not poll."""
 
     def __init__(self) -> None:
-        self._listeners: list[tuple[frozenset[str], Callable[[], None]]] = []
+        self._listeners: list[tuple[frozenset[str], Callable[[], None], str]] = []
 
     def __len__(self) -> int:
         """Listeners."""
         return len(self._listeners)
 
-    def listen(self, names: frozenset[str], wake: Callable[[], None]) -> None:
+    def listen(self, names: frozenset[str], wake: Callable[[], None], listener: str = "") -> None:
         """Call `wake` after each change of what has one of the names, and when the log's incarnation ends."""
-        self._listeners.append((names, wake))
+        self._listeners.append((names, wake, listener))
 
     def forget(self, wake: Callable[[], None]) -> None:
         """Call it no more."""
         self._listeners = [item for item in self._listeners if item[1] != wake]
 
-    def changed(self, names: set[str]) -> None:
-        """There is something new about these."""
-        for wanted, wake in self._listeners:
-            if not wanted.isdisjoint(names):
+    def changed(self, names: set[str], by: str | None = None) -> None:
+        """There is something new about these. The listener that it is `by` knows already."""
+        for wanted, wake, listener in self._listeners:
+            if listener != by and not wanted.isdisjoint(names):
                 wake()
 
     def wake_all(self) -> None:
         """There is something new about everything; at the end: another tail to listen to, or none."""
-        for _, wake in self._listeners:
+        for _, wake, _ in self._listeners:
             wake()
 
 
@@ -182,7 +182,7 @@ class LogActor(Actor):
         """See `Groups.sync`; and the rules by which the member is to read."""
         share = await self._in_thread(lambda: self._groups.sync(group, member, topics, self._clock()))
         if share.changed:
-            self._lease.groups.changed({group})
+            self._lease.groups.changed({group}, by=member)
         events = self.context.runtime.events
         if share.expelled and events.on:
             me = self.context
@@ -202,9 +202,7 @@ class LogActor(Actor):
         self._lease.groups.changed({group})
 
     @message(on_caller_gone="cancel", raises=Unavailable)
-    async def fetch(
-        self, positions: Mapping[TopicPartition, int], limit: int, max_bytes: int | None = None
-    ) -> list[Received]:
+    async def fetch(self, positions: Mapping[TopicPartition, int], limit: int, max_bytes: int | None = None) -> Fetched:
         """See `Log.fetch`."""
         return await self._in_thread(self._log.fetch, positions, limit, max_bytes)
 

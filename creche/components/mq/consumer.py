@@ -44,6 +44,7 @@ from .events import PartitionsAssigned, PartitionsRevoked, RecordsMissed
 from .groups import End
 from .handle import Mq, checked_group, checked_offset, checked_topic
 from .letters import dead_letter_topic, retry_topic
+from .log import Fetched
 from .membership import Changes
 from .message import Message, Received, TopicPartition
 from .processing import ConsumerStatistics, Counters, Handler, Plan, Processor
@@ -362,11 +363,11 @@ class ConsumerActor(Actor):
     async def _feed(self, hungry: Sequence[Partition]) -> None:
         appends = self._appends
         windows = {partition.place: partition.window for partition in hungry}
-        records = await self._fetch_for(hungry)
-        found = {place: list(of_place) for place, of_place in groupby(records, key=_place_of)}
+        fetched = await self._fetch_for(hungry)
+        found = {place: list(of_place) for place, of_place in groupby(fetched.records, key=_place_of)}
         for partition in hungry:
             if partition.window is windows[partition.place] and not partition.lost:  # else it was sought away or lost
-                partition.at_end = partition.place not in found and appends == self._appends
+                partition.at_end = partition.place in fetched.ended and appends == self._appends
                 self._take(partition, found.get(partition.place, []))
 
     def _listen(self) -> bool:
@@ -396,7 +397,7 @@ class ConsumerActor(Actor):
         records, size = self._share()
         return partition.is_hungry(records // 2, size // 2)
 
-    async def _fetch_for(self, hungry: Sequence[Partition]) -> list[Received]:
+    async def _fetch_for(self, hungry: Sequence[Partition]) -> Fetched:
         positions = {partition.place: partition.window.position for partition in hungry}
         records, size = self._share()
         return await self._until_answered(self._member.fetch, positions, records - records // 2, size - size // 2)

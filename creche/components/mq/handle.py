@@ -284,8 +284,8 @@ class DeadLetters:
     async def _read(self, ahead: _Ahead) -> Letters:
         """Some of the letters, of whatever groups; none: those were all."""
         positions = {place: offset for place, (offset, end) in ahead.items() if offset < end}
-        letters = await self._mq.call(LogActor.fetch, positions, _LETTERS_AT_ONCE)
-        return [letter for letter in letters if letter.offset < ahead[letter.place][1]]
+        fetched = await self._mq.call(LogActor.fetch, positions, _LETTERS_AT_ONCE)
+        return [letter for letter in fetched.records if letter.offset < ahead[letter.place][1]]
 
     async def _send(self, letters: Sequence[Message]) -> None:
         for result in await self._mq.send_batch(letters):

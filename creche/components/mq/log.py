@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import sub
 
@@ -23,6 +23,14 @@ from .errors import TopicExists, TopicUnknown
 from .message import OUTBOX_HEADER, Ack, Message, Received, TopicPartition
 from .schema import open_database, transaction
 from .topic import PartitionInfo, Retention, TopicInfo
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """What was read, and of which partitions there was nothing more."""
+
+    records: list[Received]
+    ended: set[TopicPartition]
+
 
 _Row = tuple[str, int, int, bytes | None, bytes, str | None, float, str | None, int]  # of `records`
 _End = list[float]  # of a partition: next offset, bytes, time of the last record
@@ -128,18 +136,16 @@ class Log:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def fetch(
-        self, positions: Mapping[TopicPartition, int], limit: int, max_bytes: int | None = None
-    ) -> list[Received]:
+    def fetch(self, positions: Mapping[TopicPartition, int], limit: int, max_bytes: int | None = None) -> Fetched:
         """Records from each position on, in order.
 
         At most `limit` of each partition, and not more than `max_bytes` of it, but at least one if there is one.
         """
-        return [
-            record
-            for (topic, partition), offset in positions.items()
-            for record in self._fetch_one(topic, partition, offset, limit, max_bytes)
-        ]
+        records: list[Received] = []
+        ended = {
+            place for place, offset in positions.items() if self._fetch_one(place, offset, limit, max_bytes, records)
+        }
+        return Fetched(records, ended)
 
     def offset_at(self, topic: str, partition: int, time: float) -> int:
         """The offset of the first record from `time` on, in seconds since the epoch; the next one if there is none."""
@@ -237,16 +243,20 @@ class Log:
         return count
 
     def _fetch_one(
-        self, topic: str, partition: int, offset: int, limit: int, max_bytes: int | None
-    ) -> Iterator[Received]:
-        room = max_bytes
+        self, place: TopicPartition, offset: int, limit: int, max_bytes: int | None, records: list[Received]
+    ) -> bool:
+        """Whether there was nothing more."""
+        topic, partition = place
+        room, left = max_bytes, limit
         for number, key, value, headers, time, size in self.db.execute(_FETCH, (topic, partition, offset, limit)):
             if room is not None:
                 if room < size and room is not max_bytes:
-                    return
+                    return False
                 room -= size
             decoded = {} if headers is None else _headers_decoder.decode(headers)
-            yield Received(topic, value, key, decoded, partition=partition, offset=number, time=time)
+            records.append(Received(topic, value, key, decoded, partition=partition, offset=number, time=time))
+            left -= 1
+        return left > 0
 
 
 class _Batch:

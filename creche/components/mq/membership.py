@@ -15,7 +15,8 @@ from ...runtime.errors import CallFailed
 from ...runtime.handle import Handle
 from .actor import Clock, LogActor, LogLease, Tail
 from .config import Config
-from .message import Received, TopicPartition
+from .log import Fetched
+from .message import TopicPartition
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -72,7 +73,7 @@ class Membership:
         """Commit, and be a member no more. May be repeated."""
         await self._log.call(LogActor.leave, self._group, self._member, self._with_tokens(offsets))
 
-    async def fetch(self, positions: Mapping[TopicPartition, int], limit: int, max_bytes: int) -> list[Received]:
+    async def fetch(self, positions: Mapping[TopicPartition, int], limit: int, max_bytes: int) -> Fetched:
         """Records from each position on, in order, none if there are none yet.
 
         At most `limit`, and `max_bytes`, of each partition; but at least one.
@@ -109,7 +110,7 @@ class Membership:
             return False
         self._tail, self._groups = lease.tail, lease.groups
         self._tail.listen(frozenset(self._topics), appended)
-        self._groups.listen(frozenset([self._group]), regrouped)
+        self._groups.listen(frozenset([self._group]), regrouped, self._member)
         return True
 
     def close(self, appended: Callable[[], None], regrouped: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import trio
@@ -15,7 +15,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import creche
 from creche.components import mq as m
 from creche.components.mq.actor import LogLease
-from creche.components.mq.log import Log
+from creche.components.mq.groups import Groups, Share
+from creche.components.mq.log import Fetched, Log
 from creche.components.mq.membership import Membership
 from creche.runtime.cell import Cell
 
@@ -112,12 +113,12 @@ async def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     async def counting_fetch(
         member: Membership, positions: Mapping[tuple[str, int], int], limit: int, max_bytes: int
-    ) -> list[m.Received]:
+    ) -> Fetched:
         nonlocal fetched
-        records = await fetch(member, positions, limit, max_bytes)
-        fetched += len(records)
+        some = await fetch(member, positions, limit, max_bytes)
+        fetched += len(some.records)
         assert fetched - len(seen.done) <= 6
-        return records
+        return some
 
     fetch = Membership.fetch
     monkeypatch.setattr(Membership, "fetch", counting_fetch)
@@ -304,13 +305,13 @@ async def test_an_append_during_a_fetch_is_not_missed(
 
     async def fetch_then_send(
         member: Membership, positions: Mapping[tuple[str, int], int], limit: int, max_bytes: int
-    ) -> list[m.Received]:
+    ) -> Fetched:
         nonlocal fetches
-        records = await fetch(member, positions, limit, max_bytes)
+        some = await fetch(member, positions, limit, max_bytes)
         fetches += 1
         if fetches <= 5:
             await send(mq, fetches)
-        return records
+        return some
 
     fetch = Membership.fetch
     monkeypatch.setattr(Membership, "fetch", fetch_then_send)
@@ -319,6 +320,52 @@ async def test_an_append_during_a_fetch_is_not_missed(
         await runtime.start(m.consumer(mq, "g", "t", seen))
         await seen.until_done(5)
         assert trio.current_time() == 0.0
+
+
+async def test_an_append_is_fetched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """What is fetched tells, too, that there is nothing more; only if it is as much as was asked for it does not."""
+    sizes: list[int] = []
+
+    async def noting_fetch(
+        member: Membership, positions: Mapping[tuple[str, int], int], limit: int, max_bytes: int
+    ) -> Fetched:
+        some = await fetch(member, positions, limit, max_bytes)
+        sizes.append(len(some.records))
+        return some
+
+    fetch = Membership.fetch
+    monkeypatch.setattr(Membership, "fetch", noting_fetch)
+    seen = Seen()
+    async with virtual_log_at(tmp_path / "log", monkeypatch, max_fetched=8, partitions=1) as (runtime, mq):
+        await runtime.start(m.consumer(mq, "g", "t", seen))
+        await wait_all_tasks_blocked()
+        assert sizes == [0]
+        for count, done in ((1, 1), (3, 4), (4, 8)):
+            await send(mq, *range(count))
+            await seen.until_done(done)
+            await wait_all_tasks_blocked()
+        assert sizes == [0, 1, 3, 4, 0]
+
+
+async def test_who_joins_syncs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
+    """The change that a member makes itself is told to the others only."""
+    members: list[str] = []
+
+    def noting_sync(groups: Groups, group: str, member: str, *rest: Any) -> Share:
+        members.append(member)
+        return sync(groups, group, member, *rest)
+
+    sync = Groups.sync
+    monkeypatch.setattr(Groups, "sync", noting_sync)
+    async with virtual_log_at(tmp_path / "log", monkeypatch) as (runtime, mq):
+        first = await runtime.start(m.consumer(mq, "g", "t", Seen()).options(name="first"))
+        await wait_all_tasks_blocked()
+        assert members == [first.path]
+        second = await runtime.start(m.consumer(mq, "g", "t", Seen()).options(name="second"))
+        await wait_all_tasks_blocked()
+        assert members[1:3] == [second.path, first.path]
 
 
 async def test_a_dead_consumer_is_woken_no_more(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_offsets_are_dense_and_records_come_back(log: Log) -> None:
     acks = log.append(messages[:2], 1.5) + log.append(messages[2:], 2.5)
     partition = zlib.crc32(b"k") % 3
     assert acks == [Ack("t", partition, 0, 1.5), Ack("t", partition, 1, 1.5), Ack("t", partition, 2, 2.5)]
-    found = log.fetch({("t", partition): 1}, 10)
+    found = log.fetch({("t", partition): 1}, 10).records
     assert [(r.offset, r.value, r.key, r.headers, r.time, r.attempt) for r in found] == [
         (1, b"1", b"k", {"n": "1"}, 1.5, 1),
         (2, b"2", b"k", {"n": "2"}, 2.5, 1),
@@ -73,7 +73,7 @@ def test_a_key_has_one_partition_and_records_without_take_turns(log: Log) -> Non
 def test_a_fetch_is_bounded_for_each_partition(log: Log) -> None:
     """No more than the limit of each, from the position on, in order."""
     log.append([Message("t", b"%d" % n) for n in range(12)], 0.0)
-    found = log.fetch({("t", 0): 1, ("t", 1): 0, ("t", 2): 99}, 2)
+    found = log.fetch({("t", 0): 1, ("t", 1): 0, ("t", 2): 99}, 2).records
     assert [(r.partition, r.offset) for r in found] == [(0, 1), (0, 2), (1, 0), (1, 1)]
 
 
@@ -194,7 +194,7 @@ def test_any_batches_leave_dense_offsets_and_unique_ids(
                 assert ack == first[message.topic, dedup]
                 continue
             fresh += 1
-            (record, *_) = log.fetch({(ack.topic, ack.partition): ack.offset}, 1)
+            (record, *_) = log.fetch({(ack.topic, ack.partition): ack.offset}, 1).records
             assert (record.value, record.key, record.headers) == (message.value, message.key, message.headers)
             if dedup is not None:
                 first[message.topic, dedup] = ack

@@ -54,7 +54,7 @@ def test_what_is_too_old_is_deleted(now: float, begin: int, log: Log) -> None:
     deleted = log.expire(now, 100)
     assert deleted == ({PLACE: (begin, begin)} if begin else {})
     assert log.describe("t").partitions == (m.PartitionInfo(begin, 5, 10 * (5 - begin)),)
-    assert [r.offset for r in log.fetch({PLACE: 0}, 100)] == list(range(begin, 5))
+    assert [r.offset for r in log.fetch({PLACE: 0}, 100).records] == list(range(begin, 5))
     assert log.append([Message("t", b"y")], now)[0].offset == 5
 
 
@@ -96,7 +96,7 @@ def test_a_retention_keeps_something(values: dict[str, Any]) -> None:
 def test_time_never_goes_back_within_a_partition(log: Log) -> None:
     """A clock that is set back leaves the time of the record before, so records can be found by their time."""
     append(log, [5.0, 3.0, 7.0])
-    assert [r.time for r in log.fetch({PLACE: 0}, 10)] == [5.0, 5.0, 7.0]
+    assert [r.time for r in log.fetch({PLACE: 0}, 10).records] == [5.0, 5.0, 7.0]
 
 
 @pytest.mark.parametrize(("time", "offset"), [(0.0, 1), (1.0, 1), (1.5, 2), (2.0, 2), (2.5, 4), (9.0, 5)])
@@ -130,14 +130,14 @@ def test_any_history_keeps_exactly_what_retention_says(
     log.create_topic("t")
     for when, length in records:
         append(log, [when], length)
-    kept = log.fetch({PLACE: 0}, 100)
+    kept = log.fetch({PLACE: 0}, 100).records
     while log.expire(50.0, step):
         pass
     while kept and (
         (time is not None and kept[0].time < 50.0 - time) or (size is not None and sum(r.size for r in kept) > size)
     ):
         kept.pop(0)
-    assert log.fetch({PLACE: 0}, 100) == kept
+    assert log.fetch({PLACE: 0}, 100).records == kept
     assert log.describe("t").partitions[0].bytes == sum(r.size for r in kept)
     log.close()
 
