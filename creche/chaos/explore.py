@@ -20,7 +20,7 @@ from ..runtime.scheduling import Order
 from ..testing.deterministic import Trace, run_in
 from ..testing.journal import Summary
 from .plan import Plan, Recipe, Step
-from .world import Violated, World
+from .world import Shared, Violated, World
 
 Scenario = Callable[[World], Awaitable[object]]
 PATIENCE = 3600.0  # seconds of virtual time that a scenario may take
@@ -91,7 +91,8 @@ def run(
     Raises what `creche.testing.run` raises before anything begins: `NotDeterministic`, ImportError.
     """
     seed = seed if plan is None else plan.seed
-    return _run_in(Order(), scenario, World(seed, recipe, plan), patience, Trace(steps=steps))
+    with Shared() as shared:
+        return _run_in(Order(), scenario, World(seed, recipe, plan, shared), patience, Trace(steps=steps))
 
 
 def run_live(
@@ -103,8 +104,9 @@ def run_live(
     patience: float = PATIENCE,
 ) -> Run:
     """As `run`, but on the real clock, with threads and sockets: the plan follows from the seed, the rest does not."""
-    world = World(seed if plan is None else plan.seed, recipe, plan)
-    return _run(scenario, world, patience, Trace(), trio.run)
+    with Shared() as shared:
+        world = World(seed if plan is None else plan.seed, recipe, plan, shared)
+        return _run(scenario, world, patience, Trace(), trio.run)
 
 
 def _run_in(order: Order, scenario: Scenario, world: World, patience: float, trace: Trace) -> Run:
@@ -168,11 +170,11 @@ def explore(
     order = Order()  # tested once: that takes as long as a small scenario
 
     def again(plan: Plan) -> Run:
-        return _run_in(order, scenario, World(plan.seed, None, plan), patience, Trace())
+        return _run_in(order, scenario, World(plan.seed, None, plan, shared), patience, Trace())
 
-    with _rarely_collecting():
+    with _rarely_collecting(), Shared() as shared:
         for seed in seeds:
-            one = _run_in(order, scenario, World(seed, recipe), patience, Trace())
+            one = _run_in(order, scenario, World(seed, recipe, None, shared), patience, Trace())
             runs += 1
             if one.failure is not None:
                 smallest = shrunk(one, again) if shrink else one

@@ -15,8 +15,8 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import assert_never
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from typing import Any, Self, TypeVar, TypeVarTuple, assert_never
 
 import trio
 
@@ -32,6 +32,9 @@ from ..testing.faults import Act, Crash, Cut, Delay, Fault, Hang, Kill, RefuseSt
 from ..testing.injector import Injector
 from ..testing.journal import Journal
 from .plan import Plan, Recipe, Step, draw, targets_in
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 MONKEY = "chaos"  # the actor's name
 LOOK_EVERY = 0.01  # seconds between two looks at what is to hold eventually
@@ -51,14 +54,40 @@ class Violated(CrecheError):
         self.plan = plan
 
 
+class Shared:
+    """What runs have in common, until the block that it opens ends. See `World.shared`."""
+
+    def __init__(self) -> None:
+        self._made: dict[object, Any] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._made.clear()
+        self._stack.close()
+
+    def get(self, make: Callable[[*Ts], AbstractContextManager[R]], args: tuple[*Ts]) -> R:
+        """What ``make(*args)`` has given, or gives now."""
+        key = make, args
+        if key not in self._made:
+            self._made[key] = self._stack.enter_context(make(*args))
+        made: R = self._made[key]
+        return made
+
+
 class World:
     """What a scenario is given.
 
     `seed` is the run's; `random` is drawn from it, for the scenario's own load. `journal` has what became of all calls.
     """
 
-    def __init__(self, seed: int, recipe: Recipe | None = None, plan: Plan | None = None) -> None:
+    def __init__(
+        self, seed: int, recipe: Recipe | None = None, plan: Plan | None = None, shared: Shared | None = None
+    ) -> None:
         self.seed = seed
+        self._shared = Shared() if shared is None else shared
         self.random = random.Random(f"creche chaos load {seed}")
         self.injector = Injector()
         self.plan = plan
@@ -107,6 +136,14 @@ class World:
                 await trio.sleep(every)
         self.report(name, f"not within {within:g} s: {last}")
         await trio.lowlevel.checkpoint()
+
+    def shared(self, make: Callable[[*Ts], AbstractContextManager[R]], *args: *Ts) -> R:
+        """What all runs of an `explore` or `check` have in common: ``make(*args)``, entered once, left after the last.
+
+        For what takes time to build and is not changed by running, such as an app. A `run` or `replay` has its own: so
+        clean up before use, or a seed by itself may do something else than after others. `args` must be hashable.
+        """
+        return self._shared.get(make, args)
 
     def action(self, name: str, do: Action) -> None:
         """Let plans draw `Act(name)`: `do` is called, and awaited if it is async. To be said before `unleashed`."""

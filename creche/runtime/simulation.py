@@ -78,14 +78,14 @@ class Simulation:
         whole = self._draw()
         until_run = whole * self._dice.random()
         borrower = object()  # not the task, which may hold a token already: as in `trio.to_thread.run_sync`
-        await limiter.acquire_on_behalf_of(borrower)
+        await _acquire(limiter, borrower)
         try:
             await trio.sleep(until_run)
             try:
                 return _call(fn, args)
             finally:
-                with trio.CancelScope(shield=True):
-                    await trio.sleep(whole - until_run)
+                with trio.CancelScope(deadline=trio.current_time() + whole - until_run, shield=True):
+                    await trio.sleep_forever()
         finally:
             limiter.release_on_behalf_of(borrower)
 
@@ -99,6 +99,14 @@ class Simulation:
         if not 0 <= seconds < float("inf"):
             raise SpecInvalid("blocking", seconds, "a function that draws seconds from a Random, at least 0 and finite")
         return seconds
+
+
+async def _acquire(limiter: trio.CapacityLimiter, borrower: object) -> None:
+    """Without a checkpoint if nobody has to wait: what follows is one."""
+    try:
+        limiter.acquire_on_behalf_of_nowait(borrower)
+    except trio.WouldBlock:
+        await limiter.acquire_on_behalf_of(borrower)
 
 
 def _call(fn: Callable[..., R], args: tuple[Any, ...]) -> R:

@@ -43,6 +43,7 @@ class Trace:
     def __init__(self, *, steps: bool = False) -> None:
         self.steps = steps
         self.lines: list[str] = []
+        self._facts: dict[type[Event], list[str]] = {}  # of each kind of event
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -64,15 +65,17 @@ class Trace:
         self._add(trio.current_time(), text)
 
     def _record(self, runtime_name: str, event: Event) -> None:
-        facts = [
-            f"{field.name}={getattr(event, field.name)!r}"
-            for field in fields(event)
-            if field.name not in _IN_THE_LEAD and field.name not in _TOO_LONG
-        ]
+        facts = [f"{name}={getattr(event, name)!r}" for name in self._facts_of(type(event))]
         self._add(event.time, " ".join([f"{runtime_name}:{event.path}#{event.incarnation}", event.kind, *facts]))
 
+    def _facts_of(self, kind: type[Event]) -> list[str]:
+        if kind not in self._facts:
+            left_out = {*_IN_THE_LEAD, *_TOO_LONG}
+            self._facts[kind] = [field.name for field in fields(kind) if field.name not in left_out]
+        return self._facts[kind]
+
     def _add(self, time: float, text: str) -> None:
-        self.lines.append(f"{time:.6f} {_ADDRESS.sub('0x?', text)}")
+        self.lines.append(f"{time:.6f} {_ADDRESS.sub('0x?', text) if '0x' in text else text}")
 
 
 class _Steps(trio.abc.Instrument):

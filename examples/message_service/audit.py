@@ -18,6 +18,8 @@ from .client import Receipt
 from .crowd import SESSIONS, inbox_rows, session_of
 from .model import TOPIC
 
+Rows = list[tuple[Any, ...]]
+
 INBOX_ROWS = "SELECT user_id, message_id FROM inbox UNION ALL SELECT '', message_id FROM world_inbox"
 
 
@@ -47,12 +49,19 @@ def receipts_in(file: Path) -> list[Receipt]:
     return [msgspec.json.decode(line, type=Receipt) for line in lines]
 
 
-def rows(database: Path, query: str) -> list[tuple[Any, ...]]:
+def rows(database: Path, query: str) -> Rows:
     """The rows of a query; none while the database does not exist yet."""
+    (found,) = at_one_moment(database, query)
+    return found
+
+
+def at_one_moment(database: Path, *queries: str) -> list[Rows]:
+    """The rows of each query; none while the database does not exist yet."""
     if not database.exists():
-        return []
+        return [[] for _ in queries]
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return connection.execute(query).fetchall()
+        connection.execute("BEGIN")
+        return [connection.execute(query).fetchall() for query in queries]
 
 
 def counted_so_far(data: Path) -> int:
@@ -73,16 +82,20 @@ def deliveries_of(count: int) -> int:
 
 def audit(data: Path, receipts: list[Receipt]) -> Findings:
     """Compare. `data` is the service's folder; the service may have stopped or not."""
-    stored = rows(data / "service.db", "SELECT id, request_key, session_id, content FROM messages")
+    stored, counters, delivered = at_one_moment(
+        data / "service.db",
+        "SELECT id, request_key, session_id, content FROM messages",
+        "SELECT session_id, messages FROM session_counters",
+        INBOX_ROWS,
+    )
     records = rows(data / "mq.db", f"SELECT key FROM records WHERE topic = '{TOPIC}'")  # a constant
     published = [str(key, "ascii") for (key,) in records]
-    counters = rows(data / "service.db", "SELECT session_id, messages FROM session_counters")
     per_session: dict[str, int] = dict(counters)
     by_key = {str(row[1]): row for row in stored}
     losses = [*_not_stored(receipts, by_key), *_missing("published", receipts, published)]
     doubles = [*_twice("published", published), *_twice("stored", (str(row[1]) for row in stored))]
     wrong_counts = list(_wrong_counts(receipts, per_session))
-    misplaced = list(wrong_inboxes(receipts, rows(data / "service.db", INBOX_ROWS)))
+    misplaced = list(wrong_inboxes(receipts, delivered))
     return Findings(
         accepted=len(receipts),
         stored=len(stored),

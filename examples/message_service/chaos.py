@@ -12,8 +12,8 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -80,20 +80,22 @@ class AsgiClient:
 async def scenario(world: chaos.World, parts: Parts | None = None) -> None:
     """Post messages under the plan; then everything must be there once."""
     receipts: list[Receipt] = []
-    with folder_in_memory() as data:
-        async with running(data, parts) as (service, runtime):
-            poster = Poster(lambda: AsgiClient(service.api), receipts.append, world.seed)
-            world.always("one answer for all tries", lambda: len({r.key for r in receipts}) == len(receipts))
-            await poster.set_up([User(name, name.title()) for name in FRIENDS], [SESSIONS[number] for number in CHOSEN])
-            async with world.unleashed(runtime):
-                await poster.post(numbered(), CLIENTS)
-            await world.eventually("healthy again", lambda: chaos.healthy(runtime), within=HEALTHY_WITHIN, every=0.1)
-            await world.eventually(
-                "accepted: stored, published, counted, delivered once",
-                lambda: settled(data, receipts),
-                within=HEALTHY_WITHIN,
-            )
-        settled(data, receipts)  # also after the stop
+    service, data = world.shared(in_memory, parts)
+    empty(data)
+    async with service.app.open() as opened:
+        runtime = opened.runtime
+        poster = Poster(lambda: AsgiClient(service.api), receipts.append, world.seed)
+        world.always("one answer for all tries", lambda: len({r.key for r in receipts}) == len(receipts))
+        await poster.set_up([User(name, name.title()) for name in FRIENDS], [SESSIONS[number] for number in CHOSEN])
+        async with world.unleashed(runtime):
+            await poster.post(numbered(), CLIENTS)
+        await world.eventually("healthy again", lambda: chaos.healthy(runtime), within=HEALTHY_WITHIN, every=0.1)
+        await world.eventually(
+            "accepted: stored, published, counted, delivered once",
+            lambda: settled(data, receipts),
+            within=HEALTHY_WITHIN,
+        )
+    settled(data, receipts)  # also after the stop
 
 
 def numbered() -> Iterator[tuple[int, str]]:
@@ -102,24 +104,28 @@ def numbered() -> Iterator[tuple[int, str]]:
     return ((number, f"message {number}") for number in islice(rounds, MESSAGES))
 
 
-@asynccontextmanager
-async def running(data: Path, parts: Parts | None) -> AsyncGenerator[tuple[Service, creche.Runtime]]:
-    """The service without its server."""
-    service = build(Settings(data, under_fire=True, log_level="critical", readers=1), parts)
-    service.app.override(service.http, ComponentSpec("http", creche.child(NoServer), c.http.HttpServer, layer="edge"))
-    async with service.app.open() as opened:
-        yield service, opened.runtime
+@contextmanager
+def in_memory(parts: Parts | None) -> Iterator[tuple[Service, Path]]:
+    """The service without its server, and the folder of its data."""
+    with folder_in_memory() as data:
+        service = build(Settings(data, under_fire=True, log_level="critical", readers=1), parts)
+        no_server = ComponentSpec("http", creche.child(NoServer), c.http.HttpServer, layer="edge")
+        service.app.override(service.http, no_server)
+        yield service, data
 
 
 @contextmanager
 def folder_in_memory() -> Iterator[Path]:
     """A new folder, in memory where the system has such a place."""
     memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="creche-chaos-", dir=memory if memory.is_dir() else None))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="creche-chaos-", dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+def empty(folder: Path) -> None:
+    """Remove all that is in it."""
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def settled(data: Path, receipts: list[Receipt]) -> bool:
