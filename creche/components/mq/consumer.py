@@ -287,7 +287,7 @@ class ConsumerActor(Actor):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._be_member)
                 await self._joined.wait()
-                nursery.start_soon(self._processor.run)
+                self._processor.work_in(nursery)
                 nursery.start_soon(self._commit_now_and_then)
                 await self._fetch()
         finally:
@@ -468,7 +468,10 @@ class ConsumerActor(Actor):
         try:
             async with trio.open_nursery() as nursery:
                 for partition in partitions:
-                    nursery.start_soon(_left, partition, half)
+                    if partition.is_idle():
+                        partition.leave_at_once()
+                    else:
+                        nursery.start_soon(_left, partition, half)
         finally:
             # Also when the time is over: every record that is told done now need not be handled again.
             with trio.move_on_after(_LAST_COMMIT_WITHIN, shield=True):

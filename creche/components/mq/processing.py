@@ -2,8 +2,9 @@
 
 Theory of operation
 -------------------
-Entries that may be handled stand in one queue, oldest first; `concurrency` workers take from it. Windows (see
-`progress`) see to it that no two entries of one lane are out at a time, so the workers need not care for order.
+Entries that may be handled stand in one queue, oldest first; up to `concurrency` workers, started when they are needed,
+take from it. Windows (see `progress`) see to it that no two entries of one lane are out at a time, so the workers need
+not care for order.
 
     READY ──worker──▶ RUNNING ──ok, dropped──▶ done, the next of its lane is READY
       ▲                  ├──retry──▶ BACKING OFF ──delay is over──▶ READY
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Final
 
@@ -103,20 +105,20 @@ class Processor:
         self._send = send
         self._on_done = on_done
         self._ready: deque[tuple[Partition, Entry]] = deque()
-        self._wanted = ParkingLot()  # idle workers
+        self._workers = 0
+        self._idle = ParkingLot()
         self._nursery: trio.Nursery
+        self._workers_context: Context
 
-    async def run(self) -> None:
-        """Work until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            for _ in range(self._plan.concurrency):
-                self._nursery.start_soon(self._work)
+    def work_in(self, nursery: trio.Nursery) -> None:
+        """Work until the nursery is cancelled. To be called once, before anything is offered."""
+        self._nursery, self._workers_context = nursery, copy_context()
 
     def offer(self, partition: Partition, entries: Iterable[Entry]) -> None:
         """These may be handled now, behind those that wait already."""
         before = len(self._ready)
         self._ready.extend([(partition, entry) for entry in entries])
-        self._wanted.unpark(count=len(self._ready) - before)
+        self._want_workers(len(self._ready) - before)
 
     def resume(self, partitions: Iterable[Partition]) -> None:
         """These are paused no more."""
@@ -126,6 +128,13 @@ class Processor:
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
+    def _want_workers(self, count: int) -> None:
+        woken = len(self._idle.unpark(count=count))
+        for _ in range(min(count - woken, self._plan.concurrency - self._workers)):
+            self._workers += 1
+            # Else a worker would keep, for good, the trace id of whichever call or record it was started for.
+            self._workers_context.run(self._nursery.start_soon, self._work)
+
     async def _work(self) -> None:
         while True:
             partition, entry = await self._next()
@@ -134,7 +143,7 @@ class Processor:
     async def _next(self) -> tuple[Partition, Entry]:
         while True:
             while not self._ready:
-                await self._wanted.park()
+                await self._idle.park()
             partition, entry = self._ready.popleft()
             if not partition.may_begin(entry):
                 continue
@@ -242,7 +251,7 @@ class Processor:
             await entry.window.closed.wait()
         entry.waits = False
         self._ready.appendleft((partition, entry))  # it is older than what waits
-        self._wanted.unpark()
+        self._want_workers(1)
 
     async def _put_aside(self, partition: Partition, entry: Entry, letter: Message) -> None:
         await self._send(letter)

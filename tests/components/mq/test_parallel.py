@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,31 @@ async def test_a_backing_off_key_lets_others_pass(
             await seen.until_done(3)
         orders[order] = seen.values
     assert orders == {"key": [b"other", b"bad", b"behind"], "partition": [b"bad", b"behind", b"other"]}
+
+
+async def test_a_worker_starts_with_nothing_of_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Workers are started when they are needed, also at the end of a handler, whose context variables are its own."""
+    left: ContextVar[str] = ContextVar("left", default="nothing")
+    found: list[str] = []
+    go_on = trio.Event()
+
+    async def leave_something(_record: m.Received) -> None:
+        found.append(left.get())
+        left.set("something")
+        if len(found) > 2:
+            await go_on.wait()
+
+    async with virtual_log_at(tmp_path / "log", monkeypatch, partitions=1) as (runtime, mq):
+        await send(mq, 0, 1, key=b"one")  # the end of the first makes the second ready
+        await runtime.start(m.consumer(mq, "g", "t", leave_something, concurrency=2))
+        await wait_all_tasks_blocked()
+        await send(mq, 2, key=b"one")
+        await send(mq, 3, key=b"two")
+        await wait_all_tasks_blocked()
+        assert sorted(found[2:]) == ["nothing", "something"]
+        go_on.set()
 
 
 async def test_one_partition_can_be_paused(tmp_path: Path) -> None:
