@@ -108,6 +108,17 @@ def row_of(message: Any) -> OutboxRow:
     return (message.topic, message.key, message.value, json.dumps(headers))
 
 
+class _Statements:
+    """Built once for many executions: SQLAlchemy takes longer to build one than to execute it."""
+
+    def __init__(self, batch: int) -> None:
+        import sqlalchemy as sa
+
+        self.database_id = sa.text(_GET_DATABASE_ID)
+        self.following = sa.text(_NEXT).bindparams(batch=batch)
+        self.delete = sa.text(_DELETE)
+
+
 class OutboxRelay(Actor):
     """Moves messages from a database's outbox to a log. See the theory of operation above. One per database."""
 
@@ -116,6 +127,7 @@ class OutboxRelay(Actor):
         self._log = log
         self._poll = poll
         self._batch = batch
+        self._statements: _Statements | None = None
         self._database_id: str | None = None
 
     @asynccontextmanager
@@ -148,14 +160,12 @@ class OutboxRelay(Actor):
 
     async def _next(self, sent: int) -> Sequence[Any]:
         """Delete what has been sent and read what comes next: one visit to the database."""
-        import sqlalchemy as sa
-
+        statements = self._statements = self._statements or _Statements(self._batch)
         if self._database_id is None:
-            self._database_id = await self._db.scalar(sa.text(_GET_DATABASE_ID))
-        following = sa.text(_NEXT).bindparams(batch=self._batch)
+            self._database_id = await self._db.scalar(statements.database_id)
         if not sent:
-            return await self._db.all(following)
-        _, result = await self._db.execute_many(sa.text(_DELETE).bindparams(sent=sent), following)
+            return await self._db.all(statements.following)
+        _, result = await self._db.execute_many(statements.delete.bindparams(sent=sent), statements.following)
         return result.rows
 
     async def _send(self, rows: Sequence[Any], sent: int) -> tuple[int, BaseException | None]:

@@ -310,3 +310,24 @@ async def test_a_missing_package_is_named_with_the_extra_that_brings_it(
     async with creche.open_runtime("test") as runtime:
         with pytest.raises(StartFailed, match=r"creche\[db\]"):
             await runtime.start(component.component(config(tmp_path)))
+
+
+async def test_tables_that_are_there_are_left_as_they_are(tmp_path: Path) -> None:
+    """Whichever way their names are written; only what is missing is made, and SQLAlchemy's events come each time."""
+    before, after = sa.MetaData(), sa.MetaData()
+    sa.Table("Plain", before, sa.Column("id", sa.Integer, primary_key=True))
+    sa.Table("elsewhere", before, sa.Column("id", sa.Integer, primary_key=True), schema="main")
+    sa.Table("PLAIN", after, sa.Column("id", sa.Integer, primary_key=True), sa.Column("new", sa.Integer))
+    sa.Table("elsewhere", after, sa.Column("id", sa.Integer, primary_key=True), schema="main")
+    sa.Table("late", after, sa.Column("id", sa.Integer, primary_key=True, index=True))
+    made: list[list[str]] = []
+    sa.event.listen(after, "after_create", lambda _target, _connection, tables, **_: made.append([*map(str, tables)]))
+    for metadata in (before, after, after):
+        async with creche.open_runtime("test") as runtime:
+            await runtime.start(component.component(config(tmp_path), metadata=metadata))
+    assert made == [["late"], []]
+    with raw(tmp_path) as file:
+        tables = [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        assert {"Plain", "elsewhere", "late"} <= set(tables) and "PLAIN" not in tables
+        assert [column[1] for column in file.execute("PRAGMA table_info(plain)")] == ["id"]
+        assert file.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'late'").fetchall()
