@@ -80,12 +80,11 @@ class Simulation:
         borrower = object()  # not the task, which may hold a token already: as in `trio.to_thread.run_sync`
         await _acquire(limiter, borrower)
         try:
-            await trio.sleep(until_run)
+            await _pass(until_run, shield=False)
             try:
                 return _call(fn, args)
             finally:
-                with trio.CancelScope(deadline=trio.current_time() + whole - until_run, shield=True):
-                    await trio.sleep_forever()
+                await _pass(whole - until_run, shield=True)
         finally:
             limiter.release_on_behalf_of(borrower)
 
@@ -107,6 +106,12 @@ async def _acquire(limiter: trio.CapacityLimiter, borrower: object) -> None:
         limiter.acquire_on_behalf_of_nowait(borrower)
     except trio.WouldBlock:
         await limiter.acquire_on_behalf_of(borrower)
+
+
+async def _pass(seconds: float, *, shield: bool) -> None:
+    """As `trio.sleep`, for less."""
+    with trio.CancelScope(deadline=trio.current_time() + seconds, shield=shield):
+        await trio.sleep_forever()
 
 
 def _call(fn: Callable[..., R], args: tuple[Any, ...]) -> R:

@@ -63,6 +63,7 @@ class Injector:
         self._armed: dict[str, list[_Armed]] = {}  # path -> faults, in the order in which they were armed
         self._refusals: dict[str, int] = {}  # path -> incarnations that are yet to be refused
         self._over = trio.Event()
+        self._recorded: dict[type, type] = {}  # {class of intakes: the one that takes its place}
 
     # --- the interposer ---------------------------------------------------------------------------
 
@@ -73,7 +74,9 @@ class Injector:
 
     def intake_class(self, cls: type[I]) -> type[I]:
         """See `Interposer`."""
-        return cast("type[I]", type(f"Recorded{cls.__name__}", (_Recorded, cls), {"__slots__": ()}))
+        if cls not in self._recorded:
+            self._recorded[cls] = type(f"Recorded{cls.__name__}", (_Recorded, cls), {"__slots__": ()})
+        return cast("type[I]", self._recorded[cls])
 
     def constructed(self, actor: Actor) -> None:
         """See `Interposer`."""

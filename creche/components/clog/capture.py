@@ -13,7 +13,7 @@ from .config import REDACTED
 from .entry import Composer, Who
 from .levels import NUMBERS, Level
 from .logger import CAPTURED, SERVICE
-from .runtime_events import describe
+from .runtime_events import fields_of, headline
 from .values import Values, safe_repr
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ class _Taker:
         self._capture.take(self._service, level, msg, namespace, fields, who)
 
     def on_event(self, event: Event) -> None:
-        level, msg, fields = describe(event)
+        level, msg = headline(event)
         if level >= self.level:
-            self.emit(level, msg, "runtime", fields, (event.path, event.incarnation))
+            self.emit(level, msg, "runtime", fields_of(event), (event.path, event.incarnation))
 
 
 @contextmanager

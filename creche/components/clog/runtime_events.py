@@ -31,13 +31,17 @@ _LINES: dict[type[events.Event], tuple[int, str]] = {
 }
 
 
-def describe(event: events.Event) -> tuple[int, str, dict[str, Any]]:
-    """Level, message and fields of the line for an event."""
-    level, msg = _LINES.get(type(event), (DEBUG, event.kind))
+def headline(event: events.Event) -> tuple[int, str]:
+    """Level and message of the line for an event."""
+    if isinstance(event, events.Stopped) and event.error:
+        return ERROR, "actor stopped by a failure"
+    return _LINES.get(type(event), (DEBUG, event.kind))
+
+
+def fields_of(event: events.Event) -> dict[str, Any]:
+    """The other fields of that line."""
     fields: dict[str, Any] = {"event": event.kind}
     for field in dataclasses.fields(event):
         if field.name not in _OWN:
             fields["traceback" if field.name == "detail" else field.name] = getattr(event, field.name)
-    if isinstance(event, events.Stopped) and event.error:
-        level, msg = ERROR, "actor stopped by a failure"
-    return level, msg, fields
+    return fields

@@ -44,7 +44,7 @@ from .logger import SERVICE
 from .outlet import Outlet, Statistics
 from .output import open_output
 from .policy import Policy
-from .runtime_events import describe
+from .runtime_events import fields_of, headline
 from .stdlib import RecordHandler
 from .trace import hexadecimal
 from .values import encodable, safe_text
@@ -151,8 +151,9 @@ class Sink:
         if isinstance(event, events.Crashed):
             for entry in policy.recorded(event.path, event.incarnation):
                 self._write(entry)
-        level, msg, fields = describe(event)
+        level, msg = headline(event)
         if level >= policy.level:
+            fields = fields_of(event)
             if "traceback" in fields:
                 fields["traceback"] = policy.composer.traceback(fields["traceback"])
             self.emit(level, msg, _RUNTIME, fields, (event.path, event.incarnation))
