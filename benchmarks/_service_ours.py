@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import insert, select
 
 import creche
 from creche import components as c
 from creche.components.mq.message import Message
+from examples.message_service import statements
 from examples.message_service.api import build_api
 from examples.message_service.app import Settings, build
 from examples.message_service.errors import KeyConflict
-from examples.message_service.model import TOPIC, Answer, SendMessage, StoredMessage, messages, metadata
+from examples.message_service.model import TOPIC, Answer, SendMessage, StoredMessage, metadata
 from examples.message_service.repository import Repository
 from examples.message_service.service import MessageService
 
@@ -38,14 +38,14 @@ async def accept_awaiting(
     tx: c.db.Transaction, message_id: int, session_id: str, key: str, request: SendMessage
 ) -> Answer:
     """What the example does in the database's thread."""
-    before = await tx.first(select(messages).where(messages.c.request_key == key))
+    before = await tx.first(statements.MESSAGE_OF_KEY, {"key": key})
     if before is not None:
         if (before.session_id, before.user_id, before.content) != (session_id, request.user_id, request.content):
             raise KeyConflict(key)
         return Answer(str(before.id))
     now = time.time()
     row = {"id": message_id, "request_key": key, "session_id": session_id, "created_at": int(now * 1e6)}
-    await tx.execute(insert(messages).values(**row, user_id=request.user_id, content=request.content))
+    await tx.execute(statements.ADD_MESSAGE, {**row, "user_id": request.user_id, "content": request.content})
     stored = StoredMessage(str(message_id), session_id, request.user_id, request.content, now)
     await tx.publish(Message(TOPIC, msgspec.json.encode(stored), key=str(message_id).encode()))
     return Answer(str(message_id))

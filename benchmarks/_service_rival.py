@@ -41,6 +41,7 @@ from creche.components.db.outbox import INSERT, SCHEMA
 from creche.components.http import ASGIApp
 from creche.components.mq.message import TRACE_HEADER
 from creche.components.uid import uuid7
+from examples.message_service import statements
 from examples.message_service.distribution import Kind
 from examples.message_service.errors import (
     InvalidInput,
@@ -58,11 +59,7 @@ from examples.message_service.model import (
     Session,
     StoredMessage,
     User,
-    members,
-    messages,
     metadata,
-    sessions,
-    users,
 )
 
 from .uid import LockedSnowflake
@@ -116,17 +113,16 @@ class Storage:
             raise PermissionDenied(user_id, session_id)
 
     def _load_user(self, user_id: str) -> User:
-        row = self._connection.execute(sa.select(users).where(users.c.id == user_id)).first()
+        row = self._connection.execute(statements.USER, {"user": user_id}).first()
         if row is None:
             raise UserNotFound(user_id)
         return User(row.id, row.name)
 
     def _load_session(self, session_id: str) -> Session:
-        row = self._connection.execute(sa.select(sessions).where(sessions.c.id == session_id)).first()
-        if row is None:
+        rows = self._connection.execute(statements.SESSION, {"session": session_id}).all()
+        if not rows:
             raise SessionNotFound(session_id)
-        who = self._connection.execute(sa.select(members.c.user_id).where(members.c.session_id == session_id)).all()
-        return Session(session_id, row.kind, tuple(member.user_id for member in who))
+        return Session(session_id, rows[0].kind, tuple(row.user_id for row in rows if row.user_id is not None))
 
     async def _visit(self, fn: Callable[[], R]) -> R:
         return await trio.to_thread.run_sync(fn, limiter=self._limiter)
@@ -151,7 +147,7 @@ class Storage:
 
     def _found(self, session: str, key: str, request: SendMessage) -> Answer | None:
         self._raw.execute("BEGIN IMMEDIATE")
-        before = self._connection.execute(sa.select(messages).where(messages.c.request_key == key)).first()
+        before = self._connection.execute(statements.MESSAGE_OF_KEY, {"key": key}).first()
         if before is None:
             return None
         if (before.session_id, before.user_id, before.content) != (session, request.user_id, request.content):
@@ -161,7 +157,8 @@ class Storage:
     def _stored(self, session: str, key: str, request: SendMessage, row_id: int, trace_id: str) -> Answer:
         now = time.time()
         row = {"id": row_id, "request_key": key, "session_id": session, "created_at": int(now * 1e6)}
-        self._connection.execute(sa.insert(messages).values(**row, user_id=request.user_id, content=request.content))
+        row |= {"user_id": request.user_id, "content": request.content}
+        self._connection.execute(statements.ADD_MESSAGE, row)
         stored = StoredMessage(str(row_id), session, request.user_id, request.content, now)
         headers = json.dumps({TRACE_HEADER: trace_id})
         self._raw.execute(INSERT, (TOPIC, str(row_id).encode(), msgspec.json.encode(stored), headers))

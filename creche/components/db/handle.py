@@ -368,7 +368,11 @@ class Shards:
 
 
 def _routed(statements: tuple[Statement, ...], route: Route) -> tuple[Statement, ...]:
-    return tuple(replace(statement, executable=route(statement.executable)) for statement in statements)
+    return tuple(_on_its_way(statement, route(statement.executable)) for statement in statements)
+
+
+def _on_its_way(statement: Statement, routed: Executable) -> Statement:
+    return statement if routed is statement.executable else replace(statement, executable=routed)
 
 
 def _check_isolation(isolation: str) -> None:
