@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -169,19 +169,36 @@ def explore(
     began, runs, found = time.perf_counter(), 0, list[Finding]()
     order = Order()  # tested once: that takes as long as a small scenario
 
-    def again(plan: Plan) -> Run:
-        return _run_in(order, scenario, World(plan.seed, None, plan, shared), patience, Trace())
+    def by_itself(plan: Plan) -> Run:
+        """As whoever pastes the test will run it."""
+        with Shared() as own:
+            return _run_in(order, scenario, World(plan.seed, None, plan, own), patience, Trace())
 
     with _rarely_collecting(), Shared() as shared:
         for seed in seeds:
             one = _run_in(order, scenario, World(seed, recipe, None, shared), patience, Trace())
             runs += 1
             if one.failure is not None:
-                smallest = shrunk(one, again) if shrink else one
-                found.append(Finding(one, smallest, test_of(scenario, smallest)))
+                found.append(_finding(scenario, one, by_itself, shrink=shrink, shared=shared.used))
                 if len(found) >= findings:
                     break
     return Report(runs, time.perf_counter() - began, tuple(found))
+
+
+def _finding(scenario: Scenario, one: Run, by_itself: Callable[[Plan], Run], *, shrink: bool, shared: bool) -> Finding:
+    if shared:
+        after_others, one = one, by_itself(one.plan)
+        if kind_of_failure(one.failure) != kind_of_failure(after_others.failure):
+            return _disturbed(after_others)
+    smallest = shrunk(one, by_itself) if shrink else one
+    return Finding(one, smallest, test_of(scenario, smallest))
+
+
+def _disturbed(one: Run) -> Finding:
+    what = "" if one.failure is None else one_line(one.failure)
+    detail = f"seed {one.seed} fails after others, and not in this way by itself, because of what they left: {what}"
+    run = replace(one, failure=Violated("no run changes what runs share", detail, one.plan))
+    return Finding(run, run, "# There is no test to paste: it is `World.shared` that brings it about.\n")
 
 
 def check(

@@ -68,6 +68,11 @@ class Shared:
         self._made.clear()
         self._stack.close()
 
+    @property
+    def used(self) -> bool:
+        """Whether there is anything."""
+        return bool(self._made)
+
     def get(self, make: Callable[[*Ts], AbstractContextManager[R]], args: tuple[*Ts]) -> R:
         """What ``make(*args)`` has given, or gives now."""
         key = make, args
@@ -140,8 +145,8 @@ class World:
     def shared(self, make: Callable[[*Ts], AbstractContextManager[R]], *args: *Ts) -> R:
         """What all runs of an `explore` or `check` have in common: ``make(*args)``, entered once, left after the last.
 
-        For what takes time to build and is not changed by running, such as an app. A `run` or `replay` has its own: so
-        clean up before use, or a seed by itself may do something else than after others. `args` must be hashable.
+        For what takes time to build and is not changed by running, such as an app whose parts remember nothing. A `run`
+        or `replay` has its own. What fails only after others is found as a fault of its own. `args` must be hashable.
         """
         return self._shared.get(make, args)
 

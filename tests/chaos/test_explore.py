@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from creche import chaos
+from creche.chaos.world import World
 from tests.chaos.scenarios import counting, forgetful, torn
 
 
@@ -67,3 +70,66 @@ def test_a_plan_that_brings_its_own_seed_is_replayed_with_it() -> None:
     found = chaos.explore(torn, range(100), shrink=False).findings[0].run
     with pytest.raises(chaos.Violated, match="no more than there are keys"):
         chaos.replay(torn, found.plan)
+
+
+def test_what_runs_share_is_made_once_and_left_after_the_last() -> None:
+    told: list[object] = []
+
+    @contextmanager
+    def shop(size: int) -> Generator[list[int]]:
+        told.append("made")
+        yield [size]
+        told.append("left")
+
+    async def scenario(world: World) -> None:
+        shelf, other = world.shared(shop, 1), world.shared(shop, 2)
+        told.append((world.seed, shelf is world.shared(shop, 1), shelf is other))
+
+    assert chaos.explore(scenario, range(2)).findings == ()
+    assert told == ["made", "made", (0, True, False), (1, True, False), "left", "left"]
+    for _ in range(2):
+        told.clear()
+        assert chaos.run(scenario, 3).failure is None
+        assert told == ["made", "made", (3, True, False), "left", "left"]
+
+
+def test_what_runs_leave_to_each_other_is_told_from_what_fails_by_itself() -> None:
+    """A finding is run by itself before it is shrunk, as its test will be."""
+
+    @contextmanager
+    def shop() -> Generator[list[int]]:
+        yield []
+
+    async def scenario(world: World) -> None:
+        sold = world.shared(shop)
+        sold.append(world.seed)
+        assert len(sold) < 3
+        if world.seed == 7:
+            raise ValueError("fails by itself")
+
+    (by_itself,) = chaos.explore(scenario, [7]).findings
+    assert isinstance(by_itself.run.failure, ValueError)
+    (after_others,) = chaos.explore(scenario, range(5)).findings
+    assert "seed 2 fails after others, and not in this way by itself" in str(after_others)
+    assert "AssertionError" in str(after_others)
+    assert after_others.shrunk is after_others.run
+
+
+def test_what_runs_share_is_left_when_an_exploration_is_broken_off() -> None:
+    left: list[bool] = []
+
+    @contextmanager
+    def shop() -> Generator[None]:
+        try:
+            yield
+        finally:
+            left.append(True)
+
+    async def scenario(world: World) -> None:
+        world.shared(shop)
+        if world.seed == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        chaos.explore(scenario, range(5))
+    assert left == [True]

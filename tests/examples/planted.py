@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from weakref import WeakKeyDictionary
 
 import msgspec
 import trio
@@ -142,10 +143,13 @@ async def a_permit_lost(world: chaos.World) -> None:
 def forgets_the_world(repository: Repository, db: c.db.Db, mq: c.mq.Mq) -> Handler:
     """Remembers in memory what it has delivered to everybody before it has done so."""
     deliver = Parts().distributor(repository, db, mq)
-    begun: set[str] = set()
+    memory: WeakKeyDictionary[creche.Runtime, set[str]] = WeakKeyDictionary()
 
     async def distribute(record: c.mq.Received) -> None:
         message = record.decode(StoredMessage)
+        runtime = creche.current_runtime()
+        assert runtime is not None
+        begun = memory.setdefault(runtime, set())
         if message.message_id in begun:
             return
         begun.add(message.message_id)

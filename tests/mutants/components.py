@@ -56,6 +56,33 @@ MUTANTS = (
         (SEEKS,),
     ),
     Mutant(
+        "who joins a group is told that it has changed",
+        "creche/components/mq/actor.py",
+        """
+-            self._lease.groups.changed({group}, by=member)
++            self._lease.groups.changed({group})
+""",
+        ("tests/components/mq/test_consumer.py::test_who_joins_syncs_once",),
+    ),
+    Mutant(
+        "a fetch that brought as much as was asked for is taken for the last one",
+        "creche/components/mq/log.py",
+        """
+-        return left > 0
++        return True
+""",
+        ("tests/components/mq/test_consumer.py::test_an_append_is_fetched_once",),
+    ),
+    Mutant(
+        "a worker is started in the context of whoever needs it",
+        "creche/components/mq/processing.py",
+        """
+-            self._workers_context.run(self._nursery.start_soon, self._work)
++            self._nursery.start_soon(self._work)
+""",
+        ("tests/components/mq/test_parallel.py::test_a_worker_starts_with_nothing_of_another_one",),
+    ),
+    Mutant(
         "a letter is named by the place of its record alone",
         LETTERS,
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -332,3 +333,22 @@ async def test_tables_that_are_there_are_left_as_they_are(tmp_path: Path) -> Non
         assert "PLAIN" not in tables
         assert [column[1] for column in file.execute("PRAGMA table_info(plain)")] == ["id"]
         assert file.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'late'").fetchall()
+
+
+async def test_what_is_compiled_once_is_kept_across_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One SQLAlchemy engine for all connections and all lives, where the compiled statements are."""
+    engines: list[sa.Engine] = []
+    create = sa.create_engine
+
+    def noting(*args: Any, **options: Any) -> sa.Engine:
+        engines.append(create(*args, **options))
+        return engines[-1]
+
+    monkeypatch.setattr(sa, "create_engine", noting)
+    async with running(tmp_path) as (runtime, db):
+        for name in ("a", "b"):
+            await db.execute(item(name))
+            assert name in [row.name for row in await db.reader.all(sa.select(ITEMS.c.name))]
+            await killed(runtime, db)
+        assert await names(db) == ["a", "b"]
+    assert len(engines) == 1
