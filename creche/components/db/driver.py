@@ -1,8 +1,8 @@
-"""What all connections to one file share, for as long as the component is in the tree: SQLAlchemy's engine.
+"""What all connections of one component share, for as long as its spec is there: SQLAlchemy's engine.
 
 It is kept across the lives of the actor for the statements that it has compiled: to compile one costs several times
 what it costs to execute it, and a successor has everybody waiting. It holds no connection (`NullPool`) and belongs to
-no thread.
+no thread. Where two threads make it at once, both have a whole one, and one of the two is kept.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ class Driver:
         self._engine: Engine | None = None
 
     def connect(self, config: Config) -> Connection:
-        """A new connection; the config is always the same. Blocks. The first one is made by one thread only."""
+        """A new connection. Blocks. The config is always the same."""
         path = Path(config.path)
-        if self._engine is None:
-            self._engine = _engine(config)
-            if self.router is not None:
-                refuse_what_is_not_routed(self._engine, self.router)
+        engine = self._engine = self._engine or _engine(config, self.router)
         if not config.create and not path.exists():
             raise ConfigInvalid("$.path", config.path, "there is no such file, and `create` is off")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Transactions are ours: see `sqlite`.
-        return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
-def _engine(config: Config) -> Engine:
+def _engine(config: Config, router: ShardRouter | None) -> Engine:
     sa = sqlalchemy()
-    engine = sa.create_engine(
+    made = sa.create_engine(
         sa.URL.create("sqlite", database=config.path),
         poolclass=sa.NullPool,
         hide_parameters=True,  # its errors are the causes of ours, and are logged: values may be secrets
         # Opening may wait for other processes in the thread; later it is the actor that waits, cancellably.
         connect_args={"check_same_thread": False, "timeout": config.busy_timeout},
     )
-    return cast("Engine", engine)
+    engine = cast("Engine", made)
+    if router is not None:
+        refuse_what_is_not_routed(engine, router)
+    return engine
 
 
 def raw_connection(connection: Connection) -> sqlite3.Connection:
