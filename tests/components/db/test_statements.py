@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import trio
+from sqlalchemy.event import listen
 from trio.testing import wait_all_tasks_blocked
 
 import creche
@@ -322,7 +323,7 @@ async def test_tables_that_are_there_are_left_as_they_are(tmp_path: Path) -> Non
     sa.Table("elsewhere", after, sa.Column("id", sa.Integer, primary_key=True), schema="main")
     sa.Table("late", after, sa.Column("id", sa.Integer, primary_key=True, index=True))
     made: list[list[str]] = []
-    sa.event.listen(after, "after_create", lambda _target, _connection, tables, **_: made.append([*map(str, tables)]))
+    listen(after, "after_create", lambda _target, _connection, tables, **_: made.append([*map(str, tables)]))
     for metadata in (before, after, after):
         async with creche.open_runtime("test") as runtime:
             await runtime.start(component.component(config(tmp_path), metadata=metadata))
