@@ -18,17 +18,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import URL, NullPool, create_engine
+
 import creche
 from creche import chaos
 from creche import components as c
 from creche.runtime.component import ComponentSpec
 
+from . import statements
 from .app import Parts, Service, Settings, build
 from .audit import audit
 from .client import Poster, Receipt
 from .crowd import FRIENDS, SESSIONS
 from .http_client import Reply
-from .model import User
+from .model import metadata
 
 MESSAGES, CLIENTS = 10, 4
 # A session for everybody, one of a pair, one of a group; the one of 501 members would take its time.
@@ -80,13 +83,12 @@ class AsgiClient:
 async def scenario(world: chaos.World, parts: Parts | None = None) -> None:
     """Post messages under the plan; then everything must be there once."""
     receipts: list[Receipt] = []
-    service, data = world.shared(in_memory, parts)
-    empty(data)
+    service, stage = world.shared(in_memory, parts)
+    data = stage.set_up()
     async with service.app.open() as opened:
         runtime = opened.runtime
         poster = Poster(lambda: AsgiClient(service.api), receipts.append, world.seed)
         world.always("one answer for all tries", lambda: len({r.key for r in receipts}) == len(receipts))
-        await poster.set_up([User(name, name.title()) for name in FRIENDS], [SESSIONS[number] for number in CHOSEN])
         async with world.unleashed(runtime):
             await poster.post(numbered(), CLIENTS)
         await world.eventually("healthy again", lambda: chaos.healthy(runtime), within=HEALTHY_WITHIN, every=0.1)
@@ -105,13 +107,38 @@ def numbered() -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def in_memory(parts: Parts | None) -> Iterator[tuple[Service, Path]]:
+def in_memory(parts: Parts | None) -> Iterator[tuple[Service, Stage]]:
     """The service without its server, and the folder of its data."""
-    with folder_in_memory() as data:
-        service = build(Settings(data, under_fire=True, log_level="critical", readers=1), parts)
+    with folder_in_memory() as folder:
+        stage = Stage(folder)
+        service = build(Settings(stage.data, under_fire=True, log_level="critical", readers=1), parts)
         no_server = ComponentSpec("http", creche.child(NoServer), c.http.HttpServer, layer="edge")
         service.app.override(service.http, no_server)
-        yield service, data
+        yield service, stage
+
+
+class Stage:
+    """The folder of the service's data, which begins with the same in each run: who there is, and in which sessions."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        self._template = folder / "template.db"
+        engine = create_engine(URL.create("sqlite", database=str(self._template)), poolclass=NullPool)
+        with engine.begin() as connection:
+            metadata.create_all(connection)
+            connection.execute(statements.SAVE_USER, [{"id": name, "name": name.title()} for name in FRIENDS])
+            for session in (SESSIONS[number] for number in CHOSEN):
+                about = session.session_id
+                connection.execute(statements.SAVE_SESSION, {"id": about, "kind": session.kind})
+                for member in session.members:
+                    connection.execute(statements.ADD_MEMBER, {"session_id": about, "user_id": member})
+
+    def set_up(self) -> Path:
+        """Remove what a former run has left, and return the folder."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.data.mkdir()
+        shutil.copyfile(self._template, self.data / "service.db")
+        return self.data
 
 
 @contextmanager
@@ -120,12 +147,6 @@ def folder_in_memory() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="creche-chaos-", dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
-
-
-def empty(folder: Path) -> None:
-    """Remove all that is in it."""
-    for entry in folder.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def settled(data: Path, receipts: list[Receipt]) -> bool:
