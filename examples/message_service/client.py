@@ -10,7 +10,7 @@ import ast
 import random
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -20,7 +20,7 @@ import trio
 
 from .crowd import SESSIONS, USERS, poster_of, session_of
 from .http_client import Client, HttpClient, Reply
-from .model import SaveSession, SaveUsers, SendMessage, Session, User
+from .model import SaveSession, SaveUsers, SendMessage
 
 BROKEN = (OSError, trio.BrokenResourceError, h11.RemoteProtocolError, trio.TooSlowError)
 
@@ -74,11 +74,11 @@ class Poster:
         self._write = write
         self._random = random.Random(seed)
 
-    async def set_up(self, users: Sequence[User] = USERS, sessions: Sequence[Session] = SESSIONS) -> None:
-        """Make users and sessions."""
+    async def set_up(self) -> None:
+        """Make all users and sessions."""
         client = self._connect()
-        await self._until_accepted(client, "PUT", "/users", {}, SaveUsers(list(users)))
-        for session in sessions:
+        await self._until_accepted(client, "PUT", "/users", {}, SaveUsers(list(USERS)))
+        for session in SESSIONS:
             body = SaveSession(session.kind, session.members)
             await self._until_accepted(client, "PUT", f"/sessions/{session.session_id}", {}, body)
         await client.close()
