@@ -166,8 +166,8 @@ def explore(
 
     Raises as `run`.
     """
-    began, runs, found = time.perf_counter(), 0, list[Finding]()
     order = Order()  # tested once: that takes as long as a small scenario
+    began, runs, found = time.perf_counter(), 0, list[Finding]()
 
     def by_itself(plan: Plan) -> Run:
         """As whoever pastes the test will run it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -94,12 +93,12 @@ class Work:
         """Whether a transaction stays open after it."""
         return self.begin and not self.commit
 
-    @cached_property
+    @property
     def shares(self) -> bool:
         """Whether it may share a visit, and a transaction, with the work of others."""
         return not (self.inside or self.opens) and all(statement.shares for statement in self.statements)
 
-    @cached_property
+    @property
     def reads(self) -> bool:
         """Whether it is known to write nothing."""
         return (
@@ -109,7 +108,7 @@ class Work:
             and all(statement.reads for statement in self.statements)
         )
 
-    @cached_property
+    @property
     def single(self) -> bool:
         """Whether it is undone as a whole by the database itself if it fails."""
         return self.function is None and len(self.statements) == 1 and not self.statements[0].many

@@ -389,13 +389,13 @@ class ConsumerActor(Actor):
 
     def _hungry(self) -> list[Partition]:
         """The partitions to fetch for: those that hold half of their share at most; none while paused or stopping."""
-        return [partition for partition in self._partitions.values() if self._is_hungry(partition)]
+        return self._hungry_of(self._partitions.values())
 
-    def _is_hungry(self, partition: Partition) -> bool:
+    def _hungry_of(self, partitions: Iterable[Partition]) -> list[Partition]:
         if self._draining:
-            return False
+            return []
         records, size = self._share()
-        return partition.is_hungry(records // 2, size // 2)
+        return [partition for partition in partitions if partition.is_hungry(records // 2, size // 2)]
 
     async def _fetch_for(self, hungry: Sequence[Partition]) -> Fetched:
         positions = {partition.place: partition.window.position for partition in hungry}
@@ -417,7 +417,7 @@ class ConsumerActor(Actor):
     # --- committer ----------------------------------------------------------------------------------------------------
 
     def _note_done(self, partition: Partition) -> None:
-        if self._is_hungry(partition):
+        if self._hungry_of((partition,)):
             self._stir.set()
         self._uncommitted += 1
         self._undone.set()

@@ -225,5 +225,8 @@ class Latch:
 
     async def wait(self, seconds: float) -> None:
         """Return when it is set, at once if it is, or after `seconds`; at once, too, if these are over already."""
+        if self._event.is_set():
+            await trio.lowlevel.checkpoint()
+            return
         with trio.move_on_after(max(0.0, seconds)):
             await self._event.wait()
