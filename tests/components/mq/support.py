@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ import trio
 
 import creche
 from creche.components import mq as m
+from creche.components.mq.log import Fetched
+from creche.components.mq.membership import Membership
 from creche.runtime.events import Event
 from creche.runtime.node import State
 
@@ -101,6 +103,20 @@ def message(value: int | str, key: bytes | None = b"k", topic: str = "t") -> m.M
 async def send(mq: m.Mq, *values: int | str, key: bytes | None = b"k", topic: str = "t") -> None:
     for result in await mq.send_batch([message(value, key, topic) for value in values]):
         assert isinstance(result, m.Ack)
+
+
+def after_each_fetch(monkeypatch: pytest.MonkeyPatch, then: Callable[[Fetched], Awaitable[object]]) -> None:
+    """Have `then` called with what consumers fetch, before they get it."""
+    fetch = Membership.fetch
+
+    async def watched(
+        member: Membership, positions: Mapping[tuple[str, int], int], limit: int, max_bytes: int
+    ) -> Fetched:
+        some = await fetch(member, positions, limit, max_bytes)
+        await then(some)
+        return some
+
+    monkeypatch.setattr(Membership, "fetch", watched)
 
 
 async def sent_at_last(mq: m.Mq, record: m.Message) -> m.Ack:

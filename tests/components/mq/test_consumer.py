@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +16,6 @@ from creche.components import mq as m
 from creche.components.mq.actor import LogLease
 from creche.components.mq.groups import Groups, Share
 from creche.components.mq.log import Fetched, Log
-from creche.components.mq.membership import Membership
 from creche.runtime.cell import Cell
 
 from .support import (
@@ -27,6 +25,7 @@ from .support import (
     Boom,
     Failing,
     Seen,
+    after_each_fetch,
     killed,
     log_at,
     message,
@@ -111,17 +110,12 @@ async def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A slow handler holds up the fetching: never more than `max_fetched` records are fetched and not done."""
     fetched = 0
 
-    async def counting_fetch(
-        member: Membership, positions: Mapping[tuple[str, int], int], limit: int, max_bytes: int
-    ) -> Fetched:
+    async def count(some: Fetched) -> None:
         nonlocal fetched
-        some = await fetch(member, positions, limit, max_bytes)
         fetched += len(some.records)
         assert fetched - len(seen.done) <= 6
-        return some
 
-    fetch = Membership.fetch
-    monkeypatch.setattr(Membership, "fetch", counting_fetch)
+    after_each_fetch(monkeypatch, count)
     seen = Seen(let_others_run)
     async with log_at(tmp_path / "log", max_fetched=6, partitions=3) as (runtime, mq):
         await send(mq, *range(100), key=None)
@@ -303,18 +297,13 @@ async def test_an_append_during_a_fetch_is_not_missed(
     """What comes after the look into the log and before its answer wakes the consumer all the same."""
     fetches = 0
 
-    async def fetch_then_send(
-        member: Membership, positions: Mapping[tuple[str, int], int], limit: int, max_bytes: int
-    ) -> Fetched:
+    async def send_one(_some: Fetched) -> None:
         nonlocal fetches
-        some = await fetch(member, positions, limit, max_bytes)
         fetches += 1
         if fetches <= 5:
             await send(mq, fetches)
-        return some
 
-    fetch = Membership.fetch
-    monkeypatch.setattr(Membership, "fetch", fetch_then_send)
+    after_each_fetch(monkeypatch, send_one)
     seen = Seen()
     async with virtual_log_at(tmp_path / "log", monkeypatch, poll_interval=1000.0) as (runtime, mq):
         await runtime.start(m.consumer(mq, "g", "t", seen))
@@ -328,15 +317,10 @@ async def test_an_append_is_fetched_once(
     """What is fetched tells, too, that there is nothing more; only if it is as much as was asked for it does not."""
     sizes: list[int] = []
 
-    async def noting_fetch(
-        member: Membership, positions: Mapping[tuple[str, int], int], limit: int, max_bytes: int
-    ) -> Fetched:
-        some = await fetch(member, positions, limit, max_bytes)
+    async def note(some: Fetched) -> None:
         sizes.append(len(some.records))
-        return some
 
-    fetch = Membership.fetch
-    monkeypatch.setattr(Membership, "fetch", noting_fetch)
+    after_each_fetch(monkeypatch, note)
     seen = Seen()
     async with virtual_log_at(tmp_path / "log", monkeypatch, max_fetched=8, partitions=1) as (runtime, mq):
         await runtime.start(m.consumer(mq, "g", "t", seen))

@@ -37,6 +37,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import creche
 from creche.components import mq as m
+from creche.components.mq.log import Fetched
 from creche.components.mq.membership import Membership
 
 from .support import Seen, killed, log_at, send, until_shared, virtual_log_at
@@ -80,9 +81,7 @@ async def test_a_broken_log_is_asked_again_with_pauses(
     """No hot loop: the pauses grow to seconds."""
     asked: list[float] = []
 
-    async def fail(
-        _member: Membership, _positions: Mapping[tuple[str, int], int], _limit: int, _size: int
-    ) -> list[m.Received]:
+    async def fail(_member: Membership, _positions: Mapping[tuple[str, int], int], _limit: int, _size: int) -> Fetched:
         asked.append(trio.current_time())
         await trio.lowlevel.checkpoint()
         raise creche.OutcomeUnknown("root/mq")
