@@ -44,8 +44,9 @@ async def accept_awaiting(
             raise KeyConflict(key)
         return Answer(str(before.id))
     now = time.time()
-    row = {"id": message_id, "request_key": key, "session_id": session_id, "created_at": int(now * 1e6)}
-    await tx.execute(statements.ADD_MESSAGE, {**row, "user_id": request.user_id, "content": request.content})
+    about = {"session_id": session_id, "user_id": request.user_id, "content": request.content}
+    row = {"id": message_id, "request_key": key, "created_at": int(now * 1e6), **about}
+    await tx.execute(statements.ADD_MESSAGE, row)
     stored = StoredMessage(str(message_id), session_id, request.user_id, request.content, now)
     await tx.publish(Message(TOPIC, msgspec.json.encode(stored), key=str(message_id).encode()))
     return Answer(str(message_id))

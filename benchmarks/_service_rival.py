@@ -156,8 +156,8 @@ class Storage:
 
     def _stored(self, session: str, key: str, request: SendMessage, row_id: int, trace_id: str) -> Answer:
         now = time.time()
-        row = {"id": row_id, "request_key": key, "session_id": session, "created_at": int(now * 1e6)}
-        row |= {"user_id": request.user_id, "content": request.content}
+        about = {"session_id": session, "user_id": request.user_id, "content": request.content}
+        row = {"id": row_id, "request_key": key, "created_at": int(now * 1e6), **about}
         self._connection.execute(statements.ADD_MESSAGE, row)
         stored = StoredMessage(str(row_id), session, request.user_id, request.content, now)
         headers = json.dumps({TRACE_HEADER: trace_id})

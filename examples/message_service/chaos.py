@@ -36,7 +36,6 @@ from .model import metadata
 MESSAGES, CLIENTS = 10, 4
 # A session for everybody, one of a pair, one of a group; the one of 501 members would take its time.
 CHOSEN = (0, 2, 3)
-SETTLED = "each accepted message is stored, published, counted and delivered once"
 HEALTHY_WITHIN = 10.0  # seconds: the longest backoff, and what the consumers need to take up again
 # Faults come fast, for the whole of it takes some seconds. Each layer, and each actor but the edge's, may be hit.
 # Ids are refused for as long as the clock is behind, so it does not step far.

@@ -24,14 +24,6 @@ from .message import OUTBOX_HEADER, Ack, Message, Received, TopicPartition
 from .schema import open_database, transaction
 from .topic import PartitionInfo, Retention, TopicInfo
 
-
-class Fetched(msgspec.Struct, frozen=True):
-    """What was read, and of which partitions there was nothing more."""
-
-    records: list[Received]
-    ended: set[TopicPartition]
-
-
 _Row = tuple[str, int, int, bytes | None, bytes, str | None, float, str | None, int]  # of `records`
 _End = list[float]  # of a partition: next offset, bytes, time of the last record
 
@@ -52,6 +44,13 @@ _SET_RETENTION = "INSERT OR REPLACE INTO retention VALUES (?, ?, ?)"
 _OF_A_TOPIC = ("topics", "retention", "records", "commits", "owners")
 
 _headers_decoder = msgspec.json.Decoder(dict[str, str])
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """What was read, and of which partitions there was nothing more."""
+
+    records: list[Received]
+    ended: set[TopicPartition]
 
 
 class Log:
