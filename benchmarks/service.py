@@ -43,13 +43,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
 import trio
 
 from creche.components.http import ASGIApp
+from examples.message_service.database import make_database
 from examples.message_service.distribution import Kind
 from examples.message_service.http_client import HttpClient
-from examples.message_service.model import members, metadata, sessions, users
+from examples.message_service.model import Session, User
 
 from . import _harness as harness
 from . import _service_ours as ours
@@ -158,14 +158,8 @@ def posting_by(connection: HttpClient, client: int) -> Post:
 
 def prepare(folder: Path) -> None:
     """Who posts, and where."""
-    engine = sa.create_engine(sa.URL.create("sqlite", database=str(folder / "service.db")), poolclass=sa.NullPool)
-    names = [f"session-{client}" for client in range(max(CROWDS))]
-    with engine.begin() as connection:
-        metadata.create_all(connection)
-        connection.execute(sa.insert(users), [{"id": user, "name": user} for user in MEMBERS])
-        connection.execute(sa.insert(sessions), [{"id": name, "kind": Kind.SINGLE} for name in names])
-        rows = [{"session_id": name, "user_id": user} for name in names for user in MEMBERS]
-        connection.execute(sa.insert(members), rows)
+    sessions = [Session(f"session-{client}", Kind.SINGLE, MEMBERS) for client in range(max(CROWDS))]
+    make_database(folder / "service.db", [User(name, name) for name in MEMBERS], sessions)
 
 
 def check(folder: Path, clients: int, requests: int, *, delivered: bool) -> None:

@@ -18,20 +18,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, NullPool, create_engine
-
 import creche
 from creche import chaos
 from creche import components as c
 from creche.runtime.component import ComponentSpec
 
-from . import statements
 from .app import Parts, Service, Settings, build
 from .audit import audit
 from .client import Poster, Receipt
 from .crowd import FRIENDS, SESSIONS
+from .database import make_database
 from .http_client import Reply
-from .model import metadata
+from .model import User
 
 MESSAGES, CLIENTS = 10, 4
 # A session for everybody, one of a pair, one of a group; the one of 501 members would take its time.
@@ -122,15 +120,8 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
         self._template = folder / "template.db"
-        engine = create_engine(URL.create("sqlite", database=str(self._template)), poolclass=NullPool)
-        with engine.begin() as connection:
-            metadata.create_all(connection)
-            connection.execute(statements.SAVE_USER, [{"id": name, "name": name.title()} for name in FRIENDS])
-            for session in (SESSIONS[number] for number in CHOSEN):
-                about = session.session_id
-                connection.execute(statements.SAVE_SESSION, {"id": about, "kind": session.kind})
-                for member in session.members:
-                    connection.execute(statements.ADD_MEMBER, {"session_id": about, "user_id": member})
+        users = [User(name, name.title()) for name in FRIENDS]
+        make_database(self._template, users, [SESSIONS[number] for number in CHOSEN])
 
     def set_up(self) -> Path:
         """Remove what a former run has left, and return the folder."""
