@@ -47,11 +47,10 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
+from functools import partial
 from typing import Any, cast
 
 import trio
-from trio.testing import MockClock
 
 import creche
 from creche.runtime.agenda import Alarm
@@ -61,7 +60,7 @@ from creche.runtime.envelope import Request
 from creche.runtime.mailbox import Mark
 from creche.runtime.node import Node, State
 from creche.runtime.scheduling import find_trios_random
-from creche.runtime.simulation import SIMULATION, Simulation, up_to_ten_milliseconds
+from creche.runtime.simulation import Simulation, up_to_ten_milliseconds
 from creche.supervisors.supervisor import Supervisor
 from tests.core.support import Reply, hang_guard, settle
 
@@ -205,8 +204,9 @@ def everywhere(
 
     def run(strike: Strike) -> None:
         if virtual:
+            # As `creche.testing.run`, whose self-test would take longer than the rest if it came before each run.
             simulation = Simulation("everywhere", up_to_ten_milliseconds, lambda _: None)
-            copy_context().run(_run_in_virtual_time, simulation, scenario, strike, args)
+            simulation.run(partial(_in_time, scenario, strike, args))
         else:
             trio.run(_in_time, scenario, strike, args)
 
@@ -249,14 +249,6 @@ def moments() -> Iterator[Strike]:
         if not strike.struck:
             return
     raise AssertionError(f"the operation is not over after {MOST} moments")
-
-
-def _run_in_virtual_time(
-    simulation: Simulation, scenario: Callable[..., Awaitable[object]], strike: Strike, args: tuple[Any, ...]
-) -> None:
-    """As `creche.testing.run`, whose self-test would take longer than the rest if it came before each run."""
-    SIMULATION.set(simulation)
-    trio.run(_in_time, scenario, strike, args, clock=MockClock(autojump_threshold=0))
 
 
 async def _in_time(scenario: Callable[..., Awaitable[object]], strike: Strike, args: tuple[Any, ...]) -> None:

@@ -279,8 +279,7 @@ class Runtime:
         """
         context = copy_context()
         if self._simulation is not None:
-            assert self._nursery is not None
-            self._nursery.start_soon(self._simulation.carry, partial(context.run, fn), deliver)
+            self._simulation.start_blocking(partial(context.run, fn), deliver)
             return
         token = trio.lowlevel.current_trio_token()
         trio.lowlevel.start_thread_soon(partial(context.run, fn), lambda outcome: token.run_sync_soon(deliver, outcome))

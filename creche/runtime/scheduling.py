@@ -11,7 +11,7 @@ of Trio is spelt here, and none of Hypothesis.
 
 None of this is promised by Trio. So whoever wants to rely on it looks first: a small run, several times, in which
 tasks are made runnable in one order and in the opposite one. Where the order that they run in does not follow from the
-seed alone, nothing is started.
+seed alone, nothing is started. The same goes for what `virtual_time` relies on.
 
 The Random is one for the whole process, and so is that of the module `random`, which is seeded along with it, for
 libraries that draw from it. Both get their state back. What the hook has switched on stays on, as it does after each
@@ -31,6 +31,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from .errors import CrecheError
+from .virtual_time import VirtualTime, is_in_order
 
 FindRandom = Callable[[], random.Random]
 
@@ -145,6 +146,8 @@ def _test(of_trio: random.Random) -> None:
         of_trio.seed(seed)
         return trio.run(_race, backwards)
 
+    if not is_in_order(VirtualTime()):
+        raise NotDeterministic(f"Trio {trio.__version__} does not say when it would jump ahead in time")
     first = order("one")
     if order("one") != first:
         raise NotDeterministic(f"Trio {trio.__version__} ran tasks in two orders from one seed of its Random")

@@ -6,24 +6,27 @@ None and works with threads and the system's entropy. Nothing else in the packag
 Blocking code, simulated
 ------------------------
 Trio's virtual clock takes a task that waits for a thread for one that waits for time, and jumps ahead. So blocking code
-runs inline, in the task that waits for it, at one moment of a span of virtual time that is drawn for the call. Up to
-that moment it is as if no thread were free yet: a cancel is obeyed and the code never runs. After it, it is as if the
-thread had still to finish: a cancel waits, and the result comes back all the same. Other tasks run before and after;
-they see what a thread would let them see, except that no two pieces of blocking code run at the same time.
+runs inline, called by a timer between two steps of tasks, at one moment of a span of virtual time that is drawn for it.
+Up to that moment it is as if no thread were free yet: a cancel is obeyed and the code never runs. After it, it is as if
+the thread had still to finish: a cancel waits, and the result comes back at the end of the span all the same. Other
+tasks run before and after; they see what a thread would let them see, except that no two pieces of blocking code run at
+the same time.
 """
 
 from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable
-from contextvars import ContextVar, copy_context
+from collections.abc import Awaitable, Callable
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
-from outcome import Outcome, acapture
+from outcome import Outcome, capture
 
 from .errors import SpecInvalid
+from .virtual_time import VirtualTime, VirtualTimer
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -50,7 +53,14 @@ class Simulation:
         self._dice = random.Random(f"{seed}:blocking")
         self._bits = random.Random(f"{seed}:bits")
         self._runtimes = 0
+        self.time = VirtualTime()
         self.adopt = adopt
+
+    def run(self, async_fn: Callable[[], Awaitable[R]], *more: trio.abc.Instrument) -> R:
+        """A `trio.run` in which the simulation is found, in its time."""
+        context = copy_context()
+        context.run(SIMULATION.set, self)
+        return context.run(partial(trio.run, async_fn, clock=self.time.clock, instruments=[self.time, *more]))
 
     def next_random(self, seed: int | None) -> random.Random:
         """The randomness of the next runtime, which may have a `seed` of its own: else another stream for each."""
@@ -75,23 +85,42 @@ class Simulation:
         """See `Runtime.run_blocking`."""
         if limiter is None:
             limiter = trio.to_thread.current_default_thread_limiter()
-        whole = self._draw()
-        until_run = whole * self._dice.random()
         borrower = object()  # not the task, which may hold a token already: as in `trio.to_thread.run_sync`
         await _acquire(limiter, borrower)
         try:
-            await _pass(until_run, shield=False)
-            try:
-                return _call(fn, args)
-            finally:
-                await _pass(whole - until_run, shield=True)
+            return await self._result_of(partial(_call, copy_context(), fn, args))
         finally:
             limiter.release_on_behalf_of(borrower)
 
-    async def carry(self, fn: Callable[[], R], deliver: Callable[[Outcome[R]], object]) -> None:
-        """See `Runtime.start_blocking`. In a task of its own, which no cancel reaches either."""
-        with trio.CancelScope(shield=True):
-            deliver(await acapture(self.run_blocking, fn, (), None))
+    async def _result_of(self, work: Callable[[], R]) -> R:
+        task = trio.lowlevel.current_task()
+        begun = False
+
+        def begin() -> R:
+            nonlocal begun
+            begun = True
+            return work()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            if begun:
+                return trio.lowlevel.Abort.FAILED
+            beginning.cancel()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        beginning = self.start_blocking(begin, partial(trio.lowlevel.reschedule, task))
+        result: R = await trio.lowlevel.wait_task_rescheduled(abort)
+        return result
+
+    def start_blocking(self, fn: Callable[[], R], deliver: Callable[[Outcome[R]], object]) -> VirtualTimer:
+        """See `Runtime.start_blocking`. Returns the timer that it begins by."""
+        whole = self._draw()
+        until_run = whole * self._dice.random()
+
+        def run() -> None:
+            outcome = capture(fn)
+            self.time.call_later(whole - until_run, partial(deliver, outcome))
+
+        return self.time.call_later(until_run, run)
 
     def _draw(self) -> float:
         seconds = self._blocking(self._dice)
@@ -108,15 +137,9 @@ async def _acquire(limiter: trio.CapacityLimiter, borrower: object) -> None:
         await limiter.acquire_on_behalf_of(borrower)
 
 
-async def _pass(seconds: float, *, shield: bool) -> None:
-    """As `trio.sleep`, for less."""
-    with trio.CancelScope(deadline=trio.current_time() + seconds, shield=shield):
-        await trio.sleep_forever()
-
-
-def _call(fn: Callable[..., R], args: tuple[Any, ...]) -> R:
+def _call(context: Context, fn: Callable[..., R], args: tuple[Any, ...]) -> R:
     """As in a worker thread: in a copy of the context, and no async functions."""
-    value = copy_context().run(fn, *args)
+    value = context.run(fn, *args)
     if inspect.iscoroutine(value):
         value.close()
         raise TypeError(f"run_blocking needs a sync function, and {fn!r} is asynchronous")

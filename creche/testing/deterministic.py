@@ -6,19 +6,17 @@ import hashlib
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import copy_context
 from dataclasses import fields
 from functools import partial, wraps
 from typing import TypeVar, TypeVarTuple
 
 import trio
-from trio.testing import MockClock
 
 from ..runtime.errors import SpecInvalid
 from ..runtime.events import Event
 from ..runtime.runtime import Runtime
 from ..runtime.scheduling import Order
-from ..runtime.simulation import SIMULATION, BlockingTime, Simulation, up_to_ten_milliseconds
+from ..runtime.simulation import BlockingTime, Simulation, up_to_ten_milliseconds
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
@@ -149,12 +147,9 @@ def run_in(
         raise SpecInvalid("seed", seed, "a whole number")
     stream = f"creche {seed}"
     simulation = Simulation(stream, blocking, (lambda _: None) if trace is None else trace.follow)
-    context = copy_context()
-    context.run(SIMULATION.set, simulation)
-    clock = MockClock(autojump_threshold=0)
-    instruments = [_Steps(trace)] if trace is not None and trace.steps else []
+    steps = [_Steps(trace)] if trace is not None and trace.steps else []
     with order.follows(stream):
-        return context.run(partial(trio.run, async_fn, clock=clock, instruments=instruments))
+        return simulation.run(async_fn, *steps)
 
 
 def seeds(

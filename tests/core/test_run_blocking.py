@@ -191,14 +191,14 @@ async def test_started_blocking_code_runs_in_a_thread_and_its_outcome_is_deliver
 
 
 def test_started_blocking_code_is_inline_in_a_deterministic_run() -> None:
-    """It takes its time there, and no cancel reaches it: not even that of the whole tree."""
+    """It takes its time there, and no cancel reaches it: not even the end of the whole tree."""
 
     async def main() -> tuple[object, float]:
-        outcomes: list[object] = []
         async with creche.open_runtime("blocking") as runtime:
-            runtime.start_blocking(threading.get_ident, outcomes.append)
-        return outcomes, trio.current_time()
+            outcome = delivered(runtime, threading.get_ident)
+        assert trio.current_time() == 0.0
+        return await outcome.receive(), trio.current_time()
 
-    outcomes, ended_at = testing.run(main, blocking=lambda _: 2.0)
-    assert outcomes == [Value(threading.get_ident())]
-    assert ended_at == 2.0
+    outcome, delivered_at = testing.run(main, blocking=lambda _: 2.0)
+    assert outcome == Value(threading.get_ident())
+    assert delivered_at == 2.0
