@@ -187,7 +187,7 @@ class App:
         return supervisor("root", *(layer for layer in layers if layer.children), intensity=self._intensity)
 
     def _layer_spec(self, layer: Layer) -> SupervisorSpec:
-        members = [used.spec.options(name=used.name) for used in self._used if used.layer == layer]
+        members = [used.spec for used in self._used if used.layer == layer]
         strategy: Strategy = "dependents" if layer == "foundation" else "one_for_one"
         return supervisor(layer, *members, strategy=strategy, intensity=self._intensity)
 

@@ -19,7 +19,7 @@ the latter counts only when the log itself has been there all that time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -34,7 +34,11 @@ from .sessions import Session
 
 End = Literal["beginning", "end"]
 
+_ONE = '"group" = ? AND topic = ? AND partition = ?'
 _COMMIT = 'INSERT OR REPLACE INTO commits ("group", topic, partition, "offset") VALUES (?, ?, ?, ?)'
+_COMMIT_AS_OWNER = f"""
+INSERT OR REPLACE INTO commits SELECT "group", topic, partition, ? FROM owners WHERE {_ONE} AND token = ?
+"""
 _JOIN = """
 INSERT OR IGNORE INTO commits SELECT ?, topic, partition, CASE WHEN ? THEN next_offset ELSE begin_offset END
 FROM topics WHERE topic = ?
@@ -53,8 +57,16 @@ USING (topic, partition) WHERE "group" = ? ORDER BY topic, partition
 _MEMBERS = 'SELECT member, session, topics, expires FROM members WHERE "group" = ? ORDER BY member'
 _SET_MEMBER = "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)"
 _OWNERS = 'SELECT topic, partition, member, token, release_by FROM owners WHERE "group" = ?'
+_NEXT_TOKENS = "UPDATE tokens SET last = last + ? RETURNING last"
 _CLAIM = "INSERT INTO owners VALUES (?, ?, ?, ?, ?, NULL)"
-_ONE = '"group" = ? AND topic = ? AND partition = ?'
+
+
+class Member(msgspec.Struct, frozen=True):
+    """Of a group. The topics that it wants are a JSON array, in order."""
+
+    session: str
+    topics: str
+    expires: float
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -115,12 +127,13 @@ class Groups:
         """
         member = self._full_name(member)
         with transaction(self._db):
-            expelled = self._expel(group, now)
-            joined = self._set_member(group, member, topics, now)
-            for topic in topics:
-                self._begin(group, topic, is_new=joined)
-            freed, release = self._rebalance(group, member, now)
-            owned = self._owned(group, member)
+            members = self._members(group)
+            expelled = self._expel(group, members, now)
+            joined = self._set_member(group, member, members, topics, now)
+            offsets = {topic: self._begin(group, topic, is_new=joined) for topic in topics}
+            owners = self._owners(group)
+            freed, release = self._rebalance(group, member, members, owners, now)
+            owned = self._owned(group, member, owners, offsets)
         return Share(owned, release, expelled, changed=joined or freed or bool(expelled))
 
     def release(self, group: str, offsets: Mapping[TopicPartition, tuple[int, int]]) -> None:
@@ -178,9 +191,7 @@ class Groups:
     def describe(self, group: str) -> GroupInfo:
         """What the group is like; empty if there is none of that name."""
         with transaction(self._db):
-            members: dict[str, tuple[TopicPartition, ...]] = {
-                row[0]: () for row in self._db.execute(_MEMBERS, (group,))
-            }
+            members: dict[str, tuple[TopicPartition, ...]] = dict.fromkeys(self._members(group), ())
             for place, owner in sorted(self._owners(group).items()):
                 members[owner.member] = (*members[owner.member], place)
             return GroupInfo(group, members, self._commits(group), self.lag(group))
@@ -208,67 +219,86 @@ class Groups:
     def _full_name(self, member: str) -> str:
         return f"{member}@{self._session.id}"
 
-    def _begin(self, group: str, topic: str, *, is_new: bool) -> None:
-        self._log.ends(topic)
-        known = self._db.execute(_COMMITTED, (group, topic)).fetchone()
+    def _begin(self, group: str, topic: str, *, is_new: bool) -> dict[int, int]:
+        """Where the group goes on in each partition of a topic, which is created if need be."""
+        partitions = range(len(self._log.ends(topic)))
+        offsets = self._offsets(group, topic)
+        if offsets.keys() >= set(partitions):
+            return offsets
         # Partitions that a topic got later are read from their beginning, and so is a topic that was deleted while it
         # was read and is made anew: nobody has seen anything of them.
-        at_end = is_new and self._config.offset_reset == "latest" and known is None
+        at_end = is_new and self._config.offset_reset == "latest" and not offsets
         self._db.execute(_JOIN, (group, at_end, topic))
+        return self._offsets(group, topic)
+
+    def _offsets(self, group: str, topic: str) -> dict[int, int]:
+        return dict(self._db.execute(_COMMITTED, (group, topic)).fetchall())
 
     def _must_be_idle(self, group: str, now: float) -> None:
-        self._expel(group, now)
         members = self._members(group)
+        self._expel(group, members, now)
         if members:
-            raise GroupActive(group, members)
+            raise GroupActive(group, tuple(members))
 
-    def _members(self, group: str) -> tuple[str, ...]:
-        return tuple(row[0] for row in self._db.execute(_MEMBERS, (group,)))
+    def _members(self, group: str) -> dict[str, Member]:
+        return {member: Member(*about) for member, *about in self._db.execute(_MEMBERS, (group,))}
 
     def _commits(self, group: str) -> dict[TopicPartition, int]:
         return {(topic, partition): offset for topic, partition, offset in self._db.execute(_COMMITS, (group,))}
 
-    def _expel(self, group: str, now: float) -> tuple[str, ...]:
-        rows = self._db.execute(_MEMBERS, (group,)).fetchall()
+    def _expel(self, group: str, members: dict[str, Member], now: float) -> tuple[str, ...]:
+        """Remove those that are dead, of the group and of `members`."""
         if self._opened is None:
             self._opened = now
         watched = now >= self._opened + self._config.session_timeout
         dead = tuple(
-            member
-            for member, session, _topics, expires in rows
-            if (watched and expires < now) or not self._session.is_alive(session)
+            name
+            for name, member in members.items()
+            if (watched and member.expires < now) or not self._session.is_alive(member.session)
         )
-        for member in dead:
-            self._remove(group, member)
+        for name in dead:
+            self._remove(group, name)
+            del members[name]
         return dead
 
     def _remove(self, group: str, member: str) -> None:
         self._db.execute('DELETE FROM members WHERE "group" = ? AND member = ?', (group, member))
         self._db.execute('DELETE FROM owners WHERE "group" = ? AND member = ?', (group, member))
 
-    def _set_member(self, group: str, member: str, topics: Sequence[str], now: float) -> bool:
+    def _set_member(self, group: str, name: str, members: dict[str, Member], topics: Sequence[str], now: float) -> bool:
         """Whether the group is another one than before."""
         wanted = msgspec.json.encode(sorted(topics)).decode()
-        before = self._db.execute(
-            'SELECT topics FROM members WHERE "group" = ? AND member = ?', (group, member)
-        ).fetchone()
-        expires = now + self._config.session_timeout
-        self._db.execute(_SET_MEMBER, (group, member, self._session.id, wanted, expires))
-        return bool(before != (wanted,))
+        before = members.get(name)
+        member = members[name] = Member(self._session.id, wanted, now + self._config.session_timeout)
+        self._db.execute(_SET_MEMBER, (group, name, member.session, member.topics, member.expires))
+        return before is None or before.topics != wanted
 
-    def _rebalance(self, group: str, member: str, now: float) -> tuple[bool, list[TopicPartition]]:
+    def _rebalance(
+        self,
+        group: str,
+        member: str,
+        members: Mapping[str, Member],
+        owners: dict[TopicPartition, Owner],
+        now: float,
+    ) -> tuple[bool, list[TopicPartition]]:
         """Claim what is meant for the member and free. Whether others lost something, and what it should release."""
-        owners = self._owners(group)
-        target = self._target(group, owners)
-        freed = False
-        for place, owner in owners.items():
-            freed |= self._remind(group, place, owner, target.get(place), now)
-        mine = [place for place, meant in target.items() if meant == member]
-        for place in mine:
-            if place not in owners or self._is_free(group, place):
-                self._db.execute(_CLAIM, (group, *place, member, self._next_token()))
+        target = self._target(members, owners)
+        freed = [place for place, owner in owners.items() if self._remind(group, place, owner, target.get(place), now)]
+        for place in freed:
+            del owners[place]
+        free = [place for place, meant in target.items() if meant == member and place not in owners]
+        owners.update(self._claimed(group, member, free))
         release = [place for place, owner in owners.items() if owner.member == member and target.get(place) != member]
-        return freed, [place for place in release if not self._is_free(group, place)]
+        return bool(freed), release
+
+    def _claimed(self, group: str, member: str, places: Sequence[TopicPartition]) -> dict[TopicPartition, Owner]:
+        if not places:
+            return {}
+        ((last,),) = self._db.execute(_NEXT_TOKENS, (len(places),)).fetchall()
+        first = last - len(places) + 1
+        claimed = {place: Owner(member, token, None) for token, place in enumerate(places, first)}
+        self._db.executemany(_CLAIM, [(group, *place, member, owner.token) for place, owner in claimed.items()])
+        return claimed
 
     def _remind(self, group: str, place: TopicPartition, owner: Owner, meant: str | None, now: float) -> bool:
         """Set by when a partition must be released; free it when that is over: True."""
@@ -284,9 +314,10 @@ class Groups:
             self._db.execute(f"UPDATE owners SET release_by = ? WHERE {_ONE}", (due, group, *place))
         return False
 
-    def _target(self, group: str, owners: Mapping[TopicPartition, Owner]) -> dict[TopicPartition, str]:
-        rows = self._db.execute(_MEMBERS, (group,)).fetchall()
-        wanted = {member: frozenset(msgspec.json.decode(topics)) for member, _, topics, _ in rows}
+    def _target(
+        self, members: Mapping[str, Member], owners: Mapping[TopicPartition, Owner]
+    ) -> dict[TopicPartition, str]:
+        wanted = {name: frozenset(msgspec.json.decode(members[name].topics)) for name in sorted(members)}
         topics = sorted(frozenset[str]().union(*wanted.values()))
         places = [(topic, number) for topic in topics for number in range(len(self._log.ends_of(topic)))]
         return assign(wanted, places, {place: owner.member for place, owner in owners.items()})
@@ -295,29 +326,23 @@ class Groups:
         rows = self._db.execute(_OWNERS, (group,))
         return {(topic, partition): Owner(*about) for topic, partition, *about in rows}
 
-    def _owned(self, group: str, member: str) -> dict[TopicPartition, tuple[int, int]]:
-        tokens = {place: owner.token for place, owner in self._owners(group).items() if owner.member == member}
-        offsets = {topic: dict(self._db.execute(_COMMITTED, (group, topic))) for topic in _topics(tokens)}
-        return {place: (token, offsets[place[0]][place[1]]) for place, token in tokens.items()}
+    def _owned(
+        self,
+        group: str,
+        member: str,
+        owners: Mapping[TopicPartition, Owner],
+        offsets: dict[str, dict[int, int]],
+    ) -> dict[TopicPartition, tuple[int, int]]:
+        owned = {}
+        for topic, partition in sorted(place for place, owner in owners.items() if owner.member == member):
+            if topic not in offsets:  # it does not want it any more
+                offsets[topic] = self._offsets(group, topic)
+            owned[topic, partition] = owners[topic, partition].token, offsets[topic][partition]
+        return owned
 
     def _commit(self, group: str, offsets: Mapping[TopicPartition, tuple[int, int]]) -> list[TopicPartition]:
-        refused: list[TopicPartition] = []
-        for place, (token, offset) in offsets.items():
-            owner = self._db.execute(f"SELECT token FROM owners WHERE {_ONE}", (group, *place)).fetchone()
-            if owner == (token,):
-                self._db.execute(_COMMIT, (group, *place, offset))
-            else:
-                refused.append(place)
-        return refused
-
-    def _is_free(self, group: str, place: TopicPartition) -> bool:
-        return self._db.execute(f"SELECT 1 FROM owners WHERE {_ONE}", (group, *place)).fetchone() is None
-
-    def _next_token(self) -> int:
-        self._db.execute("UPDATE tokens SET last = last + 1")
-        (token,) = self._db.execute("SELECT last FROM tokens").fetchone()
-        return int(token)
-
-
-def _topics(places: Collection[TopicPartition]) -> list[str]:
-    return sorted({topic for topic, _ in places})
+        return [
+            place
+            for place, (token, offset) in offsets.items()
+            if self._db.execute(_COMMIT_AS_OWNER, (offset, group, *place, token)).rowcount == 0
+        ]
