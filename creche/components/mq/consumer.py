@@ -29,6 +29,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import groupby
 from typing import Literal, ParamSpec, TypeVar, cast, final
 
@@ -173,6 +174,19 @@ class Consumer(ComponentHandle):
         return None if lease is None else lease.statistics()
 
 
+class _Seat:
+    """A member's place in its group, through all incarnations. `taken`: it may have it still."""
+
+    def __init__(self, mq: Mq, group: str, member: str) -> None:
+        self._leave = partial(mq.leave_nowait, group, member)
+        self.taken = False
+
+    def give_up(self) -> None:
+        """For whoever is stopped while it is down, or gives up, and cannot leave by itself."""
+        if self.taken:
+            self._leave()
+
+
 class ConsumerActor(Actor):
     """The actor behind `Consumer`; see the messages there."""
 
@@ -182,8 +196,7 @@ class ConsumerActor(Actor):
         # The path outlives incarnations: the next one is the same member and gets the same partitions again.
         member = self.context.path
         self._member = mq.membership(plan.group, member, topics)
-        # Whoever is stopped while it is down, or gives up, cannot leave by itself.
-        self.context.keep("member", lambda: None, lambda _: mq.leave_nowait(plan.group, member))
+        self._seat = self.context.keep("member", partial(_Seat, mq, plan.group, member), _Seat.give_up)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._processor = Processor(
             plan, self.context, now=lambda: self._member.clock(), send=self._send_letter, on_done=self._note_done
@@ -295,6 +308,7 @@ class ConsumerActor(Actor):
 
     async def _be_member(self) -> None:
         with self._membership:
+            self._seat.taken = True
             async with trio.open_nursery() as self._releases:
                 while True:
                     self._regroup.clear()
@@ -483,6 +497,7 @@ class ConsumerActor(Actor):
             async with self._grouping, self._committing:
                 due = {place: partition.window.done for place, partition in self._partitions.items()}
                 await self._member.leave(due)
+                self._seat.taken = False
                 _note_committed(self._partitions, due)
         except (CallFailed, Unavailable):
             pass  # the session will run out

@@ -333,7 +333,7 @@ class Groups:
         owners: Mapping[TopicPartition, Owner],
         offsets: dict[str, dict[int, int]],
     ) -> dict[TopicPartition, tuple[int, int]]:
-        owned = {}
+        owned: dict[TopicPartition, tuple[int, int]] = {}
         for topic, partition in sorted(place for place, owner in owners.items() if owner.member == member):
             if topic not in offsets:  # it does not want it any more
                 offsets[topic] = self._offsets(group, topic)
