@@ -40,11 +40,20 @@ class Trace:
 
     def __init__(self, *, steps: bool = False) -> None:
         self.steps = steps
-        self.lines: list[str] = []
+        self._lines: list[str] = []
+        self._unwritten: list[tuple[float, str, Event | None]] = []  # time, runtime or text, event
         self._facts: dict[type[Event], list[str]] = {}  # of each kind of event
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
+
+    @property
+    def lines(self) -> list[str]:
+        """So far. They are written when somebody asks, for most traces are never looked at; events do not change."""
+        unwritten, self._unwritten = self._unwritten, []
+        for time, text, event in unwritten:
+            self._lines.append(f"{time:.6f} {text if event is None else self._told(text, event)}")
+        return self._lines
 
     @property
     def digest(self) -> str:
@@ -60,11 +69,15 @@ class Trace:
 
     def note(self, text: str) -> None:
         """Add a line of the test's own, such as what became of a call. To be called inside of a Trio run."""
-        self._add(trio.current_time(), text)
+        self._unwritten.append((trio.current_time(), _without_addresses(text), None))
 
     def _record(self, runtime_name: str, event: Event) -> None:
+        self._unwritten.append((event.time, runtime_name, event))
+
+    def _told(self, runtime_name: str, event: Event) -> str:
         facts = [f"{name}={getattr(event, name)!r}" for name in self._facts_of(type(event))]
-        self._add(event.time, " ".join([f"{runtime_name}:{event.path}#{event.incarnation}", event.kind, *facts]))
+        line = " ".join([f"{runtime_name}:{event.path}#{event.incarnation}", event.kind, *facts])
+        return _without_addresses(line)
 
     def _facts_of(self, kind: type[Event]) -> list[str]:
         if kind not in self._facts:
@@ -72,8 +85,9 @@ class Trace:
             self._facts[kind] = [field.name for field in fields(kind) if field.name not in left_out]
         return self._facts[kind]
 
-    def _add(self, time: float, text: str) -> None:
-        self.lines.append(f"{time:.6f} {_ADDRESS.sub('0x?', text) if '0x' in text else text}")
+
+def _without_addresses(text: str) -> str:
+    return _ADDRESS.sub("0x?", text) if "0x" in text else text
 
 
 class _Steps(trio.abc.Instrument):

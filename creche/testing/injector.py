@@ -63,7 +63,6 @@ class Injector:
         self._armed: dict[str, list[_Armed]] = {}  # path -> faults, in the order in which they were armed
         self._refusals: dict[str, int] = {}  # path -> incarnations that are yet to be refused
         self._over = trio.Event()
-        self._recorded: dict[type, type] = {}  # {class of intakes: the one that takes its place}
 
     # --- the interposer ---------------------------------------------------------------------------
 
@@ -74,9 +73,7 @@ class Injector:
 
     def intake_class(self, cls: type[I]) -> type[I]:
         """See `Interposer`."""
-        if cls not in self._recorded:
-            self._recorded[cls] = type(f"Recorded{cls.__name__}", (_Recorded, cls), {"__slots__": ()})
-        return cast("type[I]", self._recorded[cls])
+        return _recorded(cls)
 
     def constructed(self, actor: Actor) -> None:
         """See `Interposer`."""
@@ -147,6 +144,19 @@ class Injector:
         if isinstance(fault, Crash):
             raise FaultInjected(f"chaos: a crash in {path}, after its handler")
         return value
+
+
+def _recorded(cls: type[I]) -> type[I]:
+    """The class that takes the place of a class of intakes.
+
+    Kept in that class: Python remembers for each place in the code which class it met there last, and would have to
+    learn anew in each run.
+    """
+    made = cls.__dict__.get("__creche_recorded__")
+    if made is None:
+        made = type(f"Recorded{cls.__name__}", (_Recorded, cls), {"__slots__": ()})
+        type.__setattr__(cls, "__creche_recorded__", made)
+    return cast("type[I]", made)
 
 
 class _Recorded(Intake):
