@@ -478,14 +478,12 @@ class ConsumerActor(Actor):
         for partition in partitions:
             if not partition.leaving:
                 partition.leave()
-        half = max(0.0, trio.current_effective_deadline() - trio.current_time()) / 2
+            if partition.is_idle():
+                partition.leave_at_once()
+        busy = [partition for partition in partitions if not partition.is_idle()]
         try:
-            async with trio.open_nursery() as nursery:
-                for partition in partitions:
-                    if partition.is_idle():
-                        partition.leave_at_once()
-                    else:
-                        nursery.start_soon(_left, partition, half)
+            if busy:
+                await _all_left(busy, max(0.0, trio.current_effective_deadline() - trio.current_time()) / 2)
         finally:
             # Also when the time is over: every record that is told done now need not be handled again.
             with trio.move_on_after(_LAST_COMMIT_WITHIN, shield=True):
@@ -556,6 +554,12 @@ class _Counted:
 
     def revoke(self) -> None:
         """See `Lease`. The numbers are as they are."""
+
+
+async def _all_left(partitions: Iterable[Partition], passed_over_within: float) -> None:
+    async with trio.open_nursery() as nursery:
+        for partition in partitions:
+            nursery.start_soon(_left, partition, passed_over_within)
 
 
 async def _left(partition: Partition, passed_over_within: float) -> None:
