@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
+GROUPS = "creche/components/mq/groups.py"
 CONSUMER = "creche/components/mq/consumer.py"
 LETTERS = "creche/components/mq/letters.py"
 DELIVERY = "creche/components/mq/delivery.py"
@@ -121,5 +122,24 @@ MUTANTS = (
          await self.flushed()
 """,
         ("tests/issues/test_sends_at_the_end.py",),
+    ),
+    Mutant(
+        "what is taken from an owner is claimed by nobody in the same sync",
+        GROUPS,
+        """
+         for place in freed:
+-            del owners[place]
++            assert place in owners
+""",
+        ("tests/components/mq/test_groups.py",),
+    ),
+    Mutant(
+        "a member that is stopped while it is down stays one",
+        CONSUMER,
+        """
+         with self._membership:
+-            self._seat.taken = True
+""",
+        ("tests/components/mq/test_rebalance.py::test_who_is_stopped_while_down_leaves_the_group",),
     ),
 )

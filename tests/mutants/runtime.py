@@ -22,6 +22,7 @@ DYNAMIC_FUZZ = "tests/supervisors/test_dynamic_fuzz.py"
 ATTEMPTS = "creche/runtime/attempts.py"
 WAITS = "creche/runtime/waits.py"
 MISSED_WAITS = "tests/issues/test_waits_that_were_missed.py"
+VIRTUAL_TIME = "creche/runtime/virtual_time.py"
 
 MUTANTS = (
     Mutant(
@@ -598,5 +599,33 @@ MUTANTS = (
 +            while False:
 """,
         ("tests/core/test_deferred.py", "tests/core/test_concurrent.py", "tests/core/test_lives.py"),
+    ),
+    Mutant(
+        "virtual time jumps to a timer past a deadline that comes first",
+        VIRTUAL_TIME,
+        """
+-        ahead = min(to_timer, to_deadline)
++        ahead = to_timer if due else to_deadline
+""",
+        ("tests/core/test_virtual_time.py",),
+    ),
+    Mutant(
+        "virtual time jumps although something has come in",
+        VIRTUAL_TIME,
+        """
+-            if statistics.tasks_runnable or not self._jump(statistics.seconds_to_next_deadline):
++            if not self._jump(statistics.seconds_to_next_deadline):
+""",
+        ("tests/core/test_virtual_time.py",),
+    ),
+    Mutant(
+        "simulated blocking code that has begun is given up",
+        "creche/runtime/simulation.py",
+        """
+-            if begun:
+-                return trio.lowlevel.Abort.FAILED
+             beginning.cancel()
+""",
+        ("tests/core/test_run_blocking.py",),
     ),
 )

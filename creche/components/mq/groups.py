@@ -9,7 +9,7 @@ belongs to nobody. What it has and should not have it is told to release: it end
 `release` commits and frees the partition in one transaction. So a partition has one owner at most. Who does not release
 within the rebalance timeout loses the partition.
 
-Each ownership has a token, a number that never comes again, and a commit holds only with the token of the present
+What a sync claims has a token, a number that never comes again, and a commit holds only with the token of the present
 owner: what a member that has lost its partition still commits has no effect (fencing).
 
 A member's row lives on when its actor crashes: the next incarnation syncs under the same name and gets the same
@@ -57,7 +57,7 @@ USING (topic, partition) WHERE "group" = ? ORDER BY topic, partition
 _MEMBERS = 'SELECT member, session, topics, expires FROM members WHERE "group" = ? ORDER BY member'
 _SET_MEMBER = "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)"
 _OWNERS = 'SELECT topic, partition, member, token, release_by FROM owners WHERE "group" = ?'
-_NEXT_TOKENS = "UPDATE tokens SET last = last + ? RETURNING last"
+_NEXT_TOKEN = "UPDATE tokens SET last = last + 1 RETURNING last"
 _CLAIM = "INSERT INTO owners VALUES (?, ?, ?, ?, ?, NULL)"
 
 
@@ -294,10 +294,9 @@ class Groups:
     def _claimed(self, group: str, member: str, places: Sequence[TopicPartition]) -> dict[TopicPartition, Owner]:
         if not places:
             return {}
-        ((last,),) = self._db.execute(_NEXT_TOKENS, (len(places),)).fetchall()
-        first = last - len(places) + 1
-        claimed = {place: Owner(member, token, None) for token, place in enumerate(places, first)}
-        self._db.executemany(_CLAIM, [(group, *place, member, owner.token) for place, owner in claimed.items()])
+        ((token,),) = self._db.execute(_NEXT_TOKEN).fetchall()
+        claimed = dict.fromkeys(places, Owner(member, token, None))
+        self._db.executemany(_CLAIM, [(group, *place, member, token) for place in places])
         return claimed
 
     def _remind(self, group: str, place: TopicPartition, owner: Owner, meant: str | None, now: float) -> bool:
