@@ -15,10 +15,9 @@ from creche.components.mq.message import Message
 from examples.message_service import statements
 from examples.message_service.api import build_api
 from examples.message_service.app import Settings, build
-from examples.message_service.errors import KeyConflict
 from examples.message_service.model import TOPIC, Answer, SendMessage, StoredMessage, metadata
 from examples.message_service.repository import Repository
-from examples.message_service.service import MessageService
+from examples.message_service.service import MessageService, answer_before
 
 
 class AwaitingService(MessageService):
@@ -38,15 +37,13 @@ async def accept_awaiting(
     tx: c.db.Transaction, message_id: int, session_id: str, key: str, request: SendMessage
 ) -> Answer:
     """What the example does in the database's thread."""
-    before = await tx.first(statements.MESSAGE_OF_KEY, {"key": key})
-    if before is not None:
-        if (before.session_id, before.user_id, before.content) != (session_id, request.user_id, request.content):
-            raise KeyConflict(key)
-        return Answer(str(before.id))
     now = time.time()
     about = {"session_id": session_id, "user_id": request.user_id, "content": request.content}
     row = {"id": message_id, "request_key": key, "created_at": int(now * 1e6), **about}
-    await tx.execute(statements.ADD_MESSAGE, row)
+    added = await tx.execute(statements.ADD_MESSAGE, row)
+    if not added.rowcount:
+        before = await tx.one(statements.MESSAGE_OF_KEY, {"key": key})
+        return answer_before(before, key, about)
     stored = StoredMessage(str(message_id), session_id, request.user_id, request.content, now)
     await tx.publish(Message(TOPIC, msgspec.json.encode(stored), key=str(message_id).encode()))
     return Answer(str(message_id))

@@ -129,7 +129,11 @@ class Storage:
 
     def _accept(self, session: str, key: str, request: SendMessage, row_id: int, trace_id: str) -> Answer:
         with self._rolled_back_on_error():
-            answer = self._found(session, key, request) or self._stored(session, key, request, row_id, trace_id)
+            now = time.time()
+            if self._added(session, key, request, row_id, now):
+                answer = self._announced(session, request, row_id, now, trace_id)
+            else:
+                answer = self._found(session, key, request)
             self._commit()
             return answer
 
@@ -145,24 +149,23 @@ class Storage:
     def _commit(self) -> None:
         self._raw.execute("COMMIT")
 
-    def _found(self, session: str, key: str, request: SendMessage) -> Answer | None:
+    def _added(self, session: str, key: str, request: SendMessage, row_id: int, now: float) -> bool:
         self._raw.execute("BEGIN IMMEDIATE")
-        before = self._connection.execute(statements.MESSAGE_OF_KEY, {"key": key}).first()
-        if before is None:
-            return None
-        if (before.session_id, before.user_id, before.content) != (session, request.user_id, request.content):
-            raise KeyConflict(key)
-        return Answer(str(before.id))
-
-    def _stored(self, session: str, key: str, request: SendMessage, row_id: int, trace_id: str) -> Answer:
-        now = time.time()
         about = {"session_id": session, "user_id": request.user_id, "content": request.content}
         row = {"id": row_id, "request_key": key, "created_at": int(now * 1e6), **about}
-        self._connection.execute(statements.ADD_MESSAGE, row)
+        return self._connection.execute(statements.ADD_MESSAGE, row).rowcount > 0
+
+    def _announced(self, session: str, request: SendMessage, row_id: int, now: float, trace_id: str) -> Answer:
         stored = StoredMessage(str(row_id), session, request.user_id, request.content, now)
         headers = json.dumps({TRACE_HEADER: trace_id})
         self._raw.execute(INSERT, (TOPIC, str(row_id).encode(), msgspec.json.encode(stored), headers))
         return Answer(str(row_id))
+
+    def _found(self, session: str, key: str, request: SendMessage) -> Answer:
+        before = self._connection.execute(statements.MESSAGE_OF_KEY, {"key": key}).one()
+        if (before.session_id, before.user_id, before.content) != (session, request.user_id, request.content):
+            raise KeyConflict(key)
+        return Answer(str(before.id))
 
 
 class VisitForEach(Storage):
@@ -175,9 +178,11 @@ class VisitForEach(Storage):
     async def accept(self, session: str, key: str, request: SendMessage, row_id: int, trace_id: str) -> Answer:
         async with self._turn:
             with self._rolled_back_on_error():  # in the loop's thread: it is rare, and nothing measures it
-                answer = await self._visit(partial(self._found, session, key, request))
-                if answer is None:
-                    answer = await self._visit(partial(self._stored, session, key, request, row_id, trace_id))
+                now = time.time()
+                if await self._visit(partial(self._added, session, key, request, row_id, now)):
+                    answer = await self._visit(partial(self._announced, session, request, row_id, now, trace_id))
+                else:
+                    answer = await self._visit(partial(self._found, session, key, request))
                 await self._visit(self._commit)
                 return answer
 

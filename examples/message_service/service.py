@@ -9,9 +9,11 @@ there together share a COMMIT."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
+from sqlalchemy import Row
 
 import creche
 from creche import components as c
@@ -98,15 +100,18 @@ class MessageService(creche.Actor):
 
 def accept(tx: c.db.SyncTransaction, message_id: int, session_id: str, key: str, request: SendMessage) -> Answer:
     """Store a message and its announcement, or find the answer that its key got before: one transaction."""
-    before = tx.first(statements.MESSAGE_OF_KEY, {"key": key})
-    if before is not None:
-        if (before.session_id, before.user_id, before.content) != (session_id, request.user_id, request.content):
-            raise KeyConflict(key)
-        return Answer(str(before.id))
     now = time.time()
     about = {"session_id": session_id, "user_id": request.user_id, "content": request.content}
     row = {"id": message_id, "request_key": key, "created_at": int(now * 1e6), **about}
-    tx.execute(statements.ADD_MESSAGE, row)
+    if not tx.execute(statements.ADD_MESSAGE, row).rowcount:
+        return answer_before(tx.one(statements.MESSAGE_OF_KEY, {"key": key}), key, about)
     stored = StoredMessage(str(message_id), session_id, request.user_id, request.content, now)
     tx.publish(Message(TOPIC, msgspec.json.encode(stored), key=str(message_id).encode()))
     return Answer(str(message_id))
+
+
+def answer_before(before: Row[Any], key: str, about: Mapping[str, str]) -> Answer:
+    """What the stored message of this key was answered. Raises `KeyConflict` if it was another one."""
+    if any(getattr(before, name) != value for name, value in about.items()):
+        raise KeyConflict(key)
+    return Answer(str(before.id))

@@ -35,7 +35,7 @@ ADD_MEMBER = insert(members)
 
 MESSAGE = select(messages).where(messages.c.id == bindparam("message"))
 MESSAGE_OF_KEY = select(messages).where(messages.c.request_key == bindparam("key"))
-ADD_MESSAGE = insert(messages)
+ADD_MESSAGE = upsert(messages).on_conflict_do_nothing(index_elements=["request_key"])
 
 HISTORY = (
     select(messages)
