@@ -140,7 +140,10 @@ def random_of(hook: Callable[[], object]) -> random.Random:
 
 
 def _test(of_trio: random.Random) -> None:
-    """Raise `NotDeterministic` unless the order of tasks follows from the state of `of_trio`, and from nothing else."""
+    """Raise `NotDeterministic` unless the order of tasks follows from the state of `of_trio`, and from nothing else.
+
+    The same goes for virtual time, on which the same runs rely.
+    """
 
     def order(seed: str, *, backwards: bool = False) -> list[int]:
         of_trio.seed(seed)

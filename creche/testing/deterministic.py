@@ -52,7 +52,8 @@ class Trace:
         """So far. They are written when somebody asks, for most traces are never looked at; events do not change."""
         unwritten, self._unwritten = self._unwritten, []
         for time, text, event in unwritten:
-            self._lines.append(f"{time:.6f} {text if event is None else self._told(text, event)}")
+            told = text if event is None else self._told(text, event)
+            self._lines.append(f"{time:.6f} {_ADDRESS.sub('0x?', told) if '0x' in told else told}")
         return self._lines
 
     @property
@@ -69,25 +70,20 @@ class Trace:
 
     def note(self, text: str) -> None:
         """Add a line of the test's own, such as what became of a call. To be called inside of a Trio run."""
-        self._unwritten.append((trio.current_time(), _without_addresses(text), None))
+        self._unwritten.append((trio.current_time(), text, None))
 
     def _record(self, runtime_name: str, event: Event) -> None:
         self._unwritten.append((event.time, runtime_name, event))
 
     def _told(self, runtime_name: str, event: Event) -> str:
         facts = [f"{name}={getattr(event, name)!r}" for name in self._facts_of(type(event))]
-        line = " ".join([f"{runtime_name}:{event.path}#{event.incarnation}", event.kind, *facts])
-        return _without_addresses(line)
+        return " ".join([f"{runtime_name}:{event.path}#{event.incarnation}", event.kind, *facts])
 
     def _facts_of(self, kind: type[Event]) -> list[str]:
         if kind not in self._facts:
             left_out = {*_IN_THE_LEAD, *_TOO_LONG}
             self._facts[kind] = [field.name for field in fields(kind) if field.name not in left_out]
         return self._facts[kind]
-
-
-def _without_addresses(text: str) -> str:
-    return _ADDRESS.sub("0x?", text) if "0x" in text else text
 
 
 class _Steps(trio.abc.Instrument):
@@ -137,7 +133,8 @@ def run(
     ------
     NotDeterministic
         Nothing has been started: the self-test, which precedes each run, finds that Trio's order of tasks does not
-        follow from the seed; or the call comes from inside a Trio run; or another thread is in such a run.
+        follow from the seed, or that virtual time does not jump as it should; or the call comes from inside a Trio run;
+        or another thread is in such a run.
     ImportError
         Hypothesis is not installed. It is needed because Trio lets itself be seeded by Hypothesis only.
     SpecInvalid
