@@ -227,8 +227,9 @@ class Cell(Handling):
         """End the background work. What fails in it now has failed at the end."""
         if self._companion is not None:
             self._doom()
-            with trio.CancelScope(shield=True):
-                await self._companion.join()
+            if self._companion.at_work:
+                with trio.CancelScope(shield=True):
+                    await self._companion.join()
 
     def background_failed(self, failure: Exception) -> None:
         """See `Handling`."""
@@ -311,7 +312,7 @@ class Cell(Handling):
                 if not self._answers_while_unwinding(error):
                     raise
             self._unwound()
-        if self._companion is not None:
+        if self._in_flight():
             await self._land()
         self._scope = None
         return None

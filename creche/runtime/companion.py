@@ -43,15 +43,19 @@ class Companion:
 
     def spawn(self, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         """Start a background task."""
-        if self._nursery is not None:
+        # At its end a nursery is open for as long as something is left in it.
+        if self._nursery is not None and (not self.ends or self._nursery.child_tasks):
             self._context.run(self._nursery.start_soon, fn, *args)  # a task inherits the context of who starts it
             return
         self._early.append((fn, args))
-        if self._scope is None:
-            self.ends = False
-            self._scope = trio.CancelScope()
-            self._over = trio.Event()
-            self._cell.runtime.clean_context.run(self._cell.parent.nursery.start_soon, self._run, self._scope)
+        if self._over is None:
+            self._begin()
+
+    def _begin(self) -> None:
+        self.ends = False
+        self._scope = trio.CancelScope()
+        self._over = trio.Event()
+        self._cell.runtime.clean_context.run(self._cell.parent.nursery.start_soon, self._run, self._scope, self._over)
 
     def tasks(self) -> list[trio.lowlevel.Task]:
         """The background work, concurrent messages included, by name."""
@@ -60,10 +64,14 @@ class Companion:
 
     async def join(self) -> None:
         """Cancel all background work and wait until it has ended."""
-        while self._scope is not None and self._over is not None:
+        while self._scope is not None and self._over is not None:  # who spawns once more, in a cleanup, is joined, too
             self._scope.cancel("the incarnation has ended")
             await self._over.wait()
-            self._scope = self._nursery = self._over = None  # who spawns once more, in a cleanup, is joined as well
+
+    @property
+    def at_work(self) -> bool:
+        """Whether there is something to join."""
+        return self._over is not None
 
     def end(self, cause: BaseException | None) -> bool:
         """The incarnation has ended: answer for what is in flight, stop the timers. True: some caller has been told."""
@@ -71,7 +79,7 @@ class Companion:
             self.agenda.end()
         return self.flights is not None and self.flights.lose(cause)
 
-    async def _run(self, scope: trio.CancelScope) -> None:
+    async def _run(self, scope: trio.CancelScope, over: trio.Event) -> None:
         PLACE.set(Background(self._cell))
         self._context = copy_context()
         try:
@@ -80,8 +88,10 @@ class Companion:
         except Exception as error:
             self._cell.background_failed(unwrap(error))
         finally:
-            if self._over is not None:
-                self._over.set()
+            self._scope = self._nursery = self._over = None
+            if self._early:  # spawned when the nursery had been closed
+                self._begin()
+            over.set()
 
     async def _hold_nursery(self) -> None:
         async with trio.open_nursery() as self._nursery:

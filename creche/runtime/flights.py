@@ -199,11 +199,16 @@ class Activity:
         return self._waits_for or ()
 
     def take_slot(self) -> Request | None:
-        """The reply is deferred: the request, or None for a cast. Raises RuntimeError the second time."""
+        """The reply is deferred: the request, or None for a cast. Raises RuntimeError the second time, and later."""
+        self._must_be_in_hand()
         if self._slot_taken:
             raise RuntimeError(f"{self.path}: the reply slot of {self.spec.name} has been taken already")
         self._slot_taken = True
         return self.request
+
+    def _must_be_in_hand(self) -> None:
+        if self.serial is None:
+            raise RuntimeError(f"{self.path}: there is no message in hand: its handler has left this task running")
 
     def cancel(self, reason: str) -> None:
         """The caller has gone: cancel the handler, and nothing else."""
@@ -212,6 +217,7 @@ class Activity:
 
     def check_stash(self) -> None:
         """Raise RuntimeError, or `CallCycle`, unless the message can be put aside."""
+        self._must_be_in_hand()
         flights = self._cell.flights()
         if self in flights.guests:  # the message in hand waits for it
             raise CallCycle((self.path, self.path))

@@ -42,6 +42,7 @@ from .node import DRAIN, NOTHING, Want, stack_of, unwrap
 from .unraisable import log_unseen_crash
 
 if TYPE_CHECKING:
+    from .context import Place
     from .node import Parent
     from .runtime import Runtime
     from .slots import ReplySlot
@@ -289,7 +290,7 @@ class Handling(Intake):
         place = PLACE.get()
         if isinstance(place, Activity):
             place.check_stash()
-        elif place is not self or (self._current is None and self._cast_in_hand is None):
+        elif self._hand_of(place) == (None, None):
             raise RuntimeError(f"{self.path}: there is no message in hand that could be stashed")
         elif self._current is not None and self._current.state == DEFERRED:
             raise RuntimeError(f"{self.path}: the reply slot has been taken, so the message cannot be stashed")
@@ -536,13 +537,17 @@ class Handling(Intake):
         place = PLACE.get()
         if isinstance(place, Activity):
             return self.flights().defer(place.spec, place.take_slot(), place.cast)
-        request, item = (self._current, self._cast_in_hand) if place is self else (None, None)
+        request, item = self._hand_of(place)
         if request is not None and request.state != DEFERRED:
             return self.flights().defer(request.spec, request, None)
         if item is None:
             raise RuntimeError(f"{self.path}: there is no message in hand whose reply slot could be taken")
         self._cast_in_hand = None
         return self.flights().defer(item[0], None, item)
+
+    def _hand_of(self, place: Place | None) -> tuple[Request | None, Cast | None]:
+        """The message in hand, if it is its handler that asks, and not what an earlier one has left running."""
+        return (self._current, self._cast_in_hand) if place is self and self.serial is not None else (None, None)
 
     def waiters(self) -> Iterator[Waiter]:
         """The handlers that are at work: of the message in hand, and of concurrent ones."""

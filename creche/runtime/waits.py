@@ -47,9 +47,25 @@ class Change:
 Sent = Request | Together | WaitingCast
 Edge = Sent | Change
 Chain = tuple[str, ...] | None
-Known = dict["Intake", Chain]
 _NO_WAY_OUT: tuple[str, ...] = ()
 T = TypeVar("T")
+
+
+class Known:
+    """What has been found out in one check, so that each part of the graph is walked through once.
+
+    In a fan-out of fan-outs there are exponentially many paths.
+    """
+
+    def __init__(self, tasks: dict[Intake, Chain]) -> None:
+        self.tasks = tasks
+        """For a message that waits to be taken."""
+        self.handlers: dict[Waiter, Chain] = {}
+        """For all that a handler waits for."""
+
+    def supposing(self, cell: Intake, chain: Chain) -> Known:
+        """A copy in which that is known, too. What handlers wait for has to be found out anew there."""
+        return Known({**self.tasks, cell: chain})
 
 
 class Waiter(Protocol):
@@ -83,7 +99,7 @@ def unsent(edges: Iterable[Edge]) -> Iterator[Request | WaitingCast]:
 
 def check_for_cycle(waiter: Waiter, edge: Edge) -> None:
     """Raise `CallCycle` if `edge` leads back to `waiter`."""
-    chain = _along(edge, waiter, {})
+    chain = _along(edge, waiter, Known({}))
     if chain:
         raise CallCycle((waiter.path, *chain))
 
@@ -104,7 +120,7 @@ def give_up_on(waiter: Waiter, *nodes: Node) -> None:
                 raise CallCycle((waiter.path, handler.path, waiter.path))
             way += [other for other in ahead if other not in met]
             met.update(ahead)
-            if not isinstance(edge, Change) and edge.state <= SPILLED and (chain := _along(edge, waiter, {})):
+            if not isinstance(edge, Change) and edge.state <= SPILLED and (chain := _along(edge, waiter, Known({}))):
                 hopeless.append((edge, CallCycle((handler.path, *chain, handler.path))))
     for edge, error in hopeless:
         edge.fail(error)
@@ -147,7 +163,7 @@ def _along(edge: Edge, goal: Waiter, known: Known) -> Chain:
         met.add(handler)
         edges = handler.waits_for()
         if len(edges) != 1:
-            return _joined(way, _first(_along(one, goal, known) for one in edges))
+            return _joined(way, _beyond(handler, goal, known))
         step = edges[0]
 
 
@@ -168,12 +184,12 @@ def _several(edge: Together | Change, goal: Waiter, known: Known) -> Chain:
 
 def _from_task(cell: Intake, goal: Waiter, known: Known) -> Chain:
     """What a message that waits to be taken waits for."""
-    if cell not in known and cell.takers():
-        known[cell] = _from_takers(cell, goal, known)
-    elif cell not in known:
-        known[cell] = None  # to meet it again on the way leads nowhere new
-        known[cell] = _first(_ways_from_task(cell, goal, known))
-    return known[cell]
+    if cell not in known.tasks and cell.takers():
+        known.tasks[cell] = _from_takers(cell, goal, known)
+    elif cell not in known.tasks:
+        known.tasks[cell] = None  # to meet it again on the way leads nowhere new
+        known.tasks[cell] = _first(_ways_from_task(cell, goal, known))
+    return known.tasks[cell]
 
 
 def _ways_from_task(cell: Intake, goal: Waiter, known: Known) -> Iterator[Chain]:
@@ -194,18 +210,25 @@ def _if_all(
     While that is being found out, to come back to the same cell opens no way: `_NO_WAY_OUT`. What is found on the way
     holds only if it turns out that all of them wait.
     """
-    trial: Known = {**known, cell: _NO_WAY_OUT}
+    trial = known.supposing(cell, _NO_WAY_OUT)
     chains = [from_one(one, goal, trial) for one in those]
     if any(chain is None for chain in chains):
         return None
-    known.update(trial)
+    known.tasks.update(trial.tasks)
     return _first(chains)
 
 
 def _from_handler(handler: Waiter, goal: Waiter, known: Known) -> Chain:
     if handler is goal:
         return (handler.path,)
-    return _joined([handler.path], _first(_along(edge, goal, known) for edge in handler.waits_for()))
+    return _joined([handler.path], _beyond(handler, goal, known))
+
+
+def _beyond(handler: Waiter, goal: Waiter, known: Known) -> Chain:
+    if handler not in known.handlers:
+        known.handlers[handler] = None  # a circle of others is not ours
+        known.handlers[handler] = _first(_along(edge, goal, known) for edge in handler.waits_for())
+    return known.handlers[handler]
 
 
 def _joined(way: Sequence[str], rest: Chain) -> Chain:

@@ -20,6 +20,10 @@ PLANS = (
 ROUGH = ("crash", "crash in cleanup", "crash in background", "crash in a timer", "exit")
 
 
+class Declared(Exception):
+    """An answer. A class of its own, so that an error of creche's is not taken for it."""
+
+
 @dataclass(frozen=True)
 class Message:
     """What a caller sends: who, what, and whom to call on the way."""
@@ -49,36 +53,36 @@ class Worker(creche.Actor):
 
     # --- messages, one of each kind ---------------------------------------------------------------
 
-    @creche.message(raises=KeyError, key=lambda message: message.sender)
+    @creche.message(raises=Declared, key=lambda message: message.sender)
     async def work(self, message: Message) -> int:
         return await self._in_turn(message)
 
-    @creche.message(on_caller_gone="cancel", raises=KeyError)
+    @creche.message(on_caller_gone="cancel", raises=Declared)
     async def work_for_caller(self, message: Message) -> int:
         return await self._in_turn(message)
 
-    @creche.message(concurrency=2, raises=KeyError)
+    @creche.message(concurrency=2, raises=Declared)
     async def beside(self, message: Message) -> int:
         self._put_aside(message)
         return await self._work(message)
 
-    @creche.message(concurrency=1, on_caller_gone="cancel", raises=KeyError)
+    @creche.message(concurrency=1, on_caller_gone="cancel", raises=Declared)
     async def beside_for_caller(self, message: Message) -> int:
         return await self._work(message)
 
-    @creche.message(reentrant=True, raises=KeyError)
+    @creche.message(reentrant=True, raises=Declared)
     async def again(self, message: Message) -> int:
         return await self._work(message)
 
-    @creche.batched(limit=3, raises=KeyError)
+    @creche.batched(limit=3, raises=Declared)
     async def together(self, items: Sequence[creche.BatchItem[Message, int]]) -> None:
         await self._batch(items)
 
-    @creche.batched(limit=2, on_caller_gone="cancel", raises=KeyError)
+    @creche.batched(limit=2, on_caller_gone="cancel", raises=Declared)
     async def together_for_caller(self, items: Sequence[creche.BatchItem[Message, int]]) -> None:
         await self._batch(items)
 
-    @creche.message(raises=KeyError)
+    @creche.message(raises=Declared)
     async def later(self, message: Message) -> int:
         slot: creche.ReplySlot[int] = self.context.defer()
         self.ledger.taken(message.number, message.sender, self.context.path)
@@ -108,7 +112,7 @@ class Worker(creche.Actor):
         await self._follow(message)
         self.ledger.finishes(message.number)
         if message.plan == "answer":
-            raise KeyError(message.number)
+            raise Declared(message.number)
         return message.number
 
     def _put_aside(self, message: Message) -> None:
@@ -135,7 +139,7 @@ class Worker(creche.Actor):
         if items[-1].value.plan == "answer":
             for item in items:
                 self.ledger.finishes(item.value.number)
-            raise KeyError("for those that are kept")
+            raise Declared("for those that are kept")
 
     async def _answer_one(self) -> None:
         if not self.kept:

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 import creche
-from tests.core.fuzz_actors import PLANS, ROUGH, Message, Worker
+from tests.core.fuzz_actors import PLANS, ROUGH, Declared, Message, Worker
 from tests.core.fuzz_ledger import Ledger
 
 ROUNDS = 12
@@ -85,7 +85,7 @@ class Caller:
             else:
                 assert value == number, f"{value!r} came back for {message}"
                 self.ledger.settle(number, "value", ran=True)
-        except KeyError:
+        except Declared:
             self.ledger.settle(number, "answer", ran=True)
         except creche.DeadlineExceeded as error:
             self.ledger.settle(number, "late", ran=None if error.delivered else False)

@@ -18,6 +18,7 @@ import trio
 import creche
 import creche.testing
 from creche.runtime.deadlines import Timer
+from creche.runtime.events import Crashed, Event
 from creche.runtime.node import State
 from creche.runtime.spec import OnExhausted
 from creche.supervisors.spec import SupervisorSpec
@@ -29,6 +30,7 @@ from tests.core.support import cell_of, reach
 
 CALLERS, ACTORS = 14, 4
 PLAIN = 120  # from this seed on children have budgets and dependencies of their own, and are replaced
+CRASHES = {"Boom", "ExceptionGroup", "IncarnationEnded", "IntensityExceeded", "Killed"}  # whatever else is our own bug
 METHODS: Sequence[Callable[..., Awaitable[int]]] = (
     Worker.work,
     Worker.work,
@@ -124,12 +126,14 @@ async def scenario(seed: int) -> None:
     paths = ["root/sub", *(f"root/sub/w{index}" for index in range(ACTORS))]
     handles: list[creche.Handle[Worker]] = []
     runtimes: list[creche.Runtime] = []
+    seen: list[Event] = []
     with trio.move_on_after(2000) as forever:
         async with trio.open_nursery() as callers:
             with trio.move_on_after(dice.choice((3, 2000, 2000))):  # at times it is cancelled from outside
                 root = tree(dice, ledger, seed)
                 async with creche.open_runtime("fuzz", root=root, seed=seed, stop_within=60) as runtime:
                     runtimes.append(runtime)
+                    runtime.events.subscribe(seen.append)
                     handles += [reach(runtime, path, Worker) for path in paths[1:]]
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(chaos, runtime, dice, paths, None if seed < PLAIN else ledger)
@@ -141,6 +145,7 @@ async def scenario(seed: int) -> None:
     ledger.check({handle.path for handle in handles if cell_of(handle).spec.overflow == "latest_by_key"})
     left = [entry for _, _, entry in runtimes[0].deadlines._heap if entry.live()]
     assert all(isinstance(entry, Timer) for entry in left), left  # of a backoff: it wakes nobody any more
+    assert {event.error.partition(":")[0] for event in seen if isinstance(event, Crashed)} <= CRASHES
     for handle in handles:
         cell = cell_of(handle)
         assert (cell.state, cell.queued, cell.stashed, list(cell.waits_for())) == (State.STOPPED, 0, 0, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,7 @@ from trio.testing import MockClock
 
 import creche
 from creche.runtime.events import Crashed
-from tests.core.support import LONG, Probe, asking, recorded
+from tests.core.support import LONG, Gate, Probe, asking, recorded, settle
 
 LENGTH = 1200  # more than Python's recursion limit
 
@@ -128,3 +129,76 @@ async def test_a_ring_longer_than_the_recursion_limit_is_a_call_cycle() -> None:
         with pytest.raises(creche.CallFailed):
             await ring[0].ask.go()
         assert [event.error.partition(":")[0] for event in seen if isinstance(event, Crashed)] == ["CallCycle"]
+
+
+class Fan(Probe):
+    """Asks all that follow it at once, in tasks of its handler; the last ones wait, and may then ask the first."""
+
+    def __init__(self, log: list[str], following: list[creche.Handle[Fan]], gate: Gate) -> None:
+        super().__init__(log)
+        self.following = following
+        self.gate = gate
+        self.calls = 0
+
+    async def spread(self, back_to: list[creche.Handle[Fan]]) -> None:
+        async with trio.open_nursery() as nursery:
+            for one in self.following:
+                nursery.start_soon(one.ask.spread, back_to)
+            if not self.following:
+                await self.gate.hold()
+                for first in back_to:
+                    with pytest.raises(creche.CallCycle):
+                        await first.ask.add()
+                    self.log.append("refused")
+
+    async def count_steps(self) -> int:
+        """How many Python functions are called until the check is through and the call is under way."""
+        sys.setprofile(self._count)
+        try:
+            with trio.move_on_after(0):
+                await self.following[0].ask.add()
+        finally:
+            sys.setprofile(None)
+        return self.calls
+
+    def _count(self, _frame: object, event: str, _argument: object) -> None:
+        self.calls += event == "call"
+
+
+@asynccontextmanager
+async def layers(
+    depth: int, log: list[str]
+) -> AsyncIterator[tuple[creche.Handle[Fan], list[creche.Handle[Fan]], Gate, trio.Nursery]]:
+    """The first, and so many layers of two, each of which asks both of the next: two to the `depth` paths."""
+    gate = Gate()
+    async with creche.open_runtime("t") as runtime, trio.open_nursery() as nursery:
+        layer: list[creche.Handle[Fan]] = []
+        for _ in range(depth):
+            layer = [await runtime.start(creche.child(Fan, log, layer, gate)) for _ in range(2)]
+        yield await runtime.start(creche.child(Fan, log, layer, gate)), layer, gate, nursery
+        nursery.cancel_scope.cancel()
+
+
+async def steps_of_a_check(depth: int) -> int:
+    async with layers(depth, []) as (top, second, _, nursery):
+        for one in second:
+            asking(nursery, one.ask.spread, [])
+        await settle()
+        return await top.ask.count_steps()
+
+
+async def test_a_check_costs_as_much_as_there_are_actors_not_paths(autojump_clock: MockClock) -> None:
+    """Eight more layers of a fan-out of fan-outs are eight times the steps of one more, and not 256 times as many."""
+    few, many, most = [await steps_of_a_check(depth) for depth in (4, 5, 12)]
+    assert most - few <= 8 * (many - few) + 50
+
+
+async def test_a_circle_through_a_fan_out_of_fan_outs_is_found(autojump_clock: MockClock) -> None:
+    log: list[str] = []
+    async with layers(4, log) as (top, _, gate, nursery):
+        reply = asking(nursery, top.ask.spread, [top])
+        await settle()
+        gate.opened.set()
+        with trio.move_on_after(LONG):
+            await reply.done.wait()
+    assert (reply.what, log) == ("value", ["refused"] * 2**4)

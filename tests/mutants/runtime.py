@@ -1,21 +1,15 @@
-"""Faults of the runtime."""
+"""Faults of how messages travel, wait, and are handled."""
 
 from __future__ import annotations
 
 from tests.mutants.mutant import FUZZ, Mutant
 
-CELL = "creche/runtime/cell.py"
 ENVELOPE = "creche/runtime/envelope.py"
 INTAKE = "creche/runtime/intake.py"
 MAILBOX = "creche/runtime/mailbox.py"
 FLIGHTS = "creche/runtime/flights.py"
-LIFE = "creche/runtime/life.py"
 SLOTS = "creche/runtime/slots.py"
-COMPANION = "creche/runtime/companion.py"
 HANDLING = "creche/runtime/handling.py"
-AGENDA = "creche/runtime/agenda.py"
-TIMERS = "creche/runtime/timers.py"
-MONITORS = "creche/runtime/monitors.py"
 NAMES = "creche/runtime/names.py"
 FEEDS = "creche/runtime/feeds.py"
 DYNAMIC_FUZZ = "tests/supervisors/test_dynamic_fuzz.py"
@@ -78,19 +72,10 @@ MUTANTS = (
         "who comes back to where it waits for any one of several is taken for one that goes on",
         WAITS,
         """
--    trial: Known = {**known, cell: _NO_WAY_OUT}
-+    trial: Known = {**known, cell: None}
+-    trial = known.supposing(cell, _NO_WAY_OUT)
++    trial = known.supposing(cell, None)
 """,
         (MISSED_WAITS,),
-    ),
-    Mutant(
-        "a crash does not wake who waits for what it has taken down",
-        CELL,
-        """
-             self._condemned = failure  # and the end that has begun goes on
--            self.wake()  # it may wait for what is in flight, which will not end by itself any more
-""",
-        ("tests/issues/test_ends_that_hang.py",),
     ),
     Mutant(
         "a timer that runs while an end waits cannot be cut short",
@@ -293,93 +278,6 @@ MUTANTS = (
         ("tests/core/test_deferred.py",),
     ),
     Mutant(
-        "the successor starts before background work has ended",
-        CELL,
-        """
--            with trio.CancelScope(shield=True):
--                await self._companion.join()
-+            pass
-""",
-        ("tests/core/test_lives.py", "tests/core/test_traps.py"),
-    ),
-    Mutant(
-        "an actor that crashes in a loop lets nobody run",
-        CELL,
-        """
--                        self._left -= BATCH // CRASHES_PER_PASS
-""",
-        ("tests/supervisors/test_restarts.py",),
-    ),
-    Mutant(
-        "an actor that was stopped while it crashed is restarted",
-        LIFE,
-        """
--        if self.want is not NOTHING:
--            if failure is not None:
--                self.bad_stop(failure)
-+        if self.want is not NOTHING and failure is None:
-""",
-        (FUZZ, "tests/supervisors"),
-    ),
-    Mutant(
-        "a lease outlives its incarnation",
-        CELL,
-        """
--        if lease is not None:
--            lease.revoke()
-""",
-        ("tests/core",),
-    ),
-    Mutant(
-        "timers outlive their incarnation",
-        COMPANION,
-        """
--        if self.agenda is not None:
--            self.agenda.end()
-""",
-        ("tests/core/test_timers.py",),
-    ),
-    Mutant(
-        "a link outlives the incarnation that made it",
-        MONITORS,
-        """
--        if to is State.STARTING:
-+        if to is State.STOPPING:
-             self.cancel()  # the incarnation that made it has a successor
-""",
-        ("tests/core/test_monitors.py",),
-    ),
-    Mutant(
-        "a link crashes who is being stopped",
-        MONITORS,
-        """
--            if not _ends_anyway(self._tied):
-+            if self._tied:
-""",
-        ("tests/core/test_monitors.py",),
-    ),
-    Mutant(
-        "a monitor that was cancelled tells what waits in the lane",
-        MONITORS,
-        """
-     async def run(self) -> None:
-         \"\"\"See `Job`.\"\"\"
--        if self._agenda is not None:
-+        if self.args:
-""",
-        ("tests/core/test_monitors.py",),
-    ),
-    Mutant(
-        "a monitor that has told stays with the incarnation",
-        MONITORS,
-        """
--            self.cancel()
-             await super().run()
-+            self._node.unwatch(self)
-""",
-        ("tests/core/test_monitors.py",),
-    ),
-    Mutant(
         "the newest news is dropped, not the oldest",
         FEEDS,
         """
@@ -406,15 +304,6 @@ MUTANTS = (
 +        if not self._change.joined and not self._change.left:
 """,
         ("tests/core/test_names.py", DYNAMIC_FUZZ),
-    ),
-    Mutant(
-        "the cause of the end is not told",
-        LIFE,
-        """
--        self.will_move_because_of(cause)
-         self.move(STOPPED)
-""",
-        ("tests/core/test_monitors.py",),
     ),
     Mutant(
         "stashed messages die with their incarnation",
@@ -523,46 +412,6 @@ MUTANTS = (
         ("tests/core/test_concurrent.py",),
     ),
     Mutant(
-        "a timer that is replaced when it is due runs all the same",
-        AGENDA,
-        """
-         self._waits_in_lane = False
-         if self._agenda is None:
--            return
-+            pass
-         if self._period is None:
-""",
-        ("tests/core/test_keyed_timers.py", "tests/core/test_timers.py"),
-    ),
-    Mutant(
-        "a timer that has run stays under its key",
-        TIMERS,
-        """
-         if agenda.keyed.get(self._key) is self:  # else another has taken its place
--            del agenda.keyed[self._key]
-+            pass
-""",
-        ("tests/core/test_keyed_timers.py",),
-    ),
-    Mutant(
-        "a crash hands over",
-        CELL,
-        """
--        if self._condemned is not None or self._exiting is CUT:
-+        if self._exiting is CUT:
-             return False
-""",
-        ("tests/core/test_handover.py",),
-    ),
-    Mutant(
-        "a successor that has started keeps what was handed over",
-        CELL,
-        """
--        self._handed_over = None  # it has been looked at, or it never will be
-""",
-        ("tests/core/test_handover.py",),
-    ),
-    Mutant(
         "a message may be tried once more than it is declared",
         ATTEMPTS,
         """
@@ -592,15 +441,6 @@ MUTANTS = (
         ("tests/core/test_attempts.py",),
     ),
     Mutant(
-        "an orderly end does not wait for what is in flight",
-        HANDLING,
-        """
--            while self._condemned is None and self._exiting is not CUT and self._in_flight(self._exiting is not EXIT):
-+            while False:
-""",
-        ("tests/core/test_deferred.py", "tests/core/test_concurrent.py", "tests/core/test_lives.py"),
-    ),
-    Mutant(
         "virtual time jumps to a timer past a deadline that comes first",
         VIRTUAL_TIME,
         """
@@ -627,5 +467,23 @@ MUTANTS = (
              beginning.cancel()
 """,
         ("tests/core/test_run_blocking.py",),
+    ),
+    Mutant(
+        "each path to a handler is walked beyond it",
+        WAITS,
+        """
+-    if handler not in known.handlers:
++    if True:
+""",
+        ("tests/issues/test_wait_for_graph.py",),
+    ),
+    Mutant(
+        "a task that an earlier message left running takes the one in hand",
+        HANDLING,
+        """
+-        return (self._current, self._cast_in_hand) if place is self and self.serial is not None else (None, None)
++        return (self._current, self._cast_in_hand) if place is self else (None, None)
+""",
+        ("tests/issues/test_hands_of_others.py",),
     ),
 )
