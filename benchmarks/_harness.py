@@ -1,4 +1,4 @@
-"""How the benchmarks measure.
+"""How the benchmarks measure, and the command line that they share.
 
 Theory of operation
 -------------------
@@ -18,6 +18,7 @@ reason instead of a value.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import os
@@ -199,8 +200,9 @@ def _run(probe: Probe, size: Size, figures: Figures) -> None:
         figures.values.setdefault(name, []).append(value)
 
 
-def evaluate(rows: Sequence[Row], figures: Figures) -> list[Result | Blank]:
-    """What the rows came to."""
+def evaluate(probes: Sequence[Probe], rows: Sequence[Row], size: Size, seed: int | None = None) -> list[Result | Blank]:
+    """What the rows came to; only the probes that they draw on are run, in an order that comes from the seed."""
+    figures = measure(needed(probes, rows), size, random.Random(seed))
     return [_result(row, figures) for row in rows]
 
 
@@ -229,6 +231,9 @@ def needed(probes: Sequence[Probe], rows: Sequence[Row]) -> list[Probe]:
 # --- output ---------------------------------------------------------------------------------------------------
 
 
+Records = Sequence[Mapping[str, object]]  # all with the same keys
+
+
 def machine() -> dict[str, object]:
     """Where the figures come from; the load is that of this moment."""
     return {
@@ -249,9 +254,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def print_json(
-    results: Sequence[Result | Blank], size: Size, facts: Mapping[str, object], **more: Sequence[Mapping[str, object]]
-) -> None:
+def print_json(results: Sequence[Result | Blank], size: Size, facts: Mapping[str, object], **more: Records) -> None:
     """``{"machine": {...}, "rounds": N, "rows": {row: {"value", "goal", "met", "iqr", "figures", "text"}}}``.
 
     `more` is what a program has to tell besides rows.
@@ -270,6 +273,59 @@ def print_table(results: Sequence[Result | Blank]) -> None:
         print(f"not measured: {reason}")
 
 
+def print_records(name: str, records: Records) -> None:
+    """For people, too; nothing where there are none."""
+    if not records:
+        return
+    lines = [list(map(str, line)) for line in (records[0], *(record.values() for record in records))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    print(f"\n{name}:")
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
 def note(facts: Mapping[str, object]) -> None:
     """A remark that is no result."""
     print(", ".join(f"{name} {value}" for name, value in facts.items()), file=sys.stderr)
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+def command(
+    name: str,
+    what: str,
+    rows: Sequence[Row],
+    run: Callable[[Sequence[Row], Size], Sequence[Result | Blank]],
+    arguments: Sequence[str] | None = None,
+    more: Callable[[Size], Mapping[str, Records]] = lambda _: {},
+) -> None:
+    """``python -m benchmarks.NAME``: `run` measures those of the rows that are asked for, and they are printed.
+
+    `more` is called afterwards, for what there is to tell besides rows.
+    """
+    parser = _parser(name, what)
+    options = parser.parse_args(arguments)
+    size = SMOKE if options.smoke else FULL
+    size = replace(size, rounds=options.rounds or size.rounds)
+    wanted = [row for row in rows if not options.only or any(part in row.name for part in options.only)]
+    if not wanted:
+        parser.error(f"no such row; there are {', '.join(row.name for row in rows)}")
+    facts = machine()  # the load before: afterwards it is our own
+    note(facts)
+    results, besides = run(wanted, size), more(size)
+    if options.json:
+        print_json(results, size, facts, **besides)
+        return
+    print_table(results)
+    for title, records in besides.items():
+        print_records(title, records)
+
+
+def _parser(name: str, what: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=f"Measure {what}.")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--smoke", action="store_true", help="see that everything runs; the values mean nothing")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
+    parser.add_argument("--only", action="append", metavar="ROW", help="rows whose name contains this; repeatable")
+    return parser

@@ -1,4 +1,4 @@
-"""The cache, measured: ``python -m benchmarks.cache [--smoke] [--rounds N]``.
+"""The cache, measured: ``python -m benchmarks.cache``.
 
 Two tables. The first compares what an operation costs: through the handle, that is on the lease, against a message to
 an actor for each, and against the bare work. The second tells hit ratios on traces of the published kinds: of this
@@ -8,9 +8,7 @@ second table is the same on every machine; `loop`, `scan` and `multi` are shaped
 
 from __future__ import annotations
 
-import argparse
 import bisect
-import dataclasses
 import heapq
 import itertools
 import random
@@ -127,13 +125,16 @@ def optimum(keys: Sequence[str], capacity: int) -> float:
     return hits / len(keys)
 
 
-def print_ratios(length: int) -> None:
-    print(f"\n{'hit ratio on':<16} {'keys kept':>9} {'ours':>6} {'LRU':>6} {'optimum':>8} {'ours/optimum':>13}")
-    for trace in traces(length):
-        for capacity in (200, 1000):
-            mine, theirs, best = (policy(trace.keys, capacity) for policy in (ours, lru, optimum))
-            share = mine / best if best else 1.0
-            print(f"{trace.name:<16} {capacity:>9} {mine:>6.3f} {theirs:>6.3f} {best:>8.3f} {share:>13.2f}")
+def ratios(trace: Trace, capacity: int) -> dict[str, object]:
+    mine, theirs, best = (policy(trace.keys, capacity) for policy in (ours, lru, optimum))
+    found = {"ours": mine, "lru": theirs, "optimum": best, "ours/optimum": mine / best if best else 1.0}
+    return {"trace": trace.name, "keys_kept": capacity, **{name: round(ratio, 3) for name, ratio in found.items()}}
+
+
+def hit_ratios(size: Size) -> dict[str, harness.Records]:
+    """Of every trace; those of a smoke run are too short to mean anything."""
+    length = max(size.operations * 5, 6_000)
+    return {"hit_ratios": [ratios(trace, capacity) for trace in traces(length) for capacity in (200, 1000)]}
 
 
 # --- speed ----------------------------------------------------------------------------------------------------
@@ -256,16 +257,7 @@ ROWS = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cache", description="Measure the cache.")
-    parser.add_argument("--smoke", action="store_true", help="see that everything runs; the values mean nothing")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
-    options = parser.parse_args(arguments)
-    size: Size = harness.SMOKE if options.smoke else harness.FULL
-    if options.rounds:
-        size = dataclasses.replace(size, rounds=options.rounds)
-    harness.note(harness.machine())
-    harness.print_table(harness.evaluate(ROWS, harness.measure(PROBES, size, random.Random())))
-    print_ratios(6_000 if options.smoke else 100_000)
+    harness.command("cache", "the cache", ROWS, partial(harness.evaluate, PROBES), arguments, hit_ratios)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The cost of a log line, against structlog and the standard library: ``python -m benchmarks.clog [--json] [--smoke]``.
+"""The cost of a log line, against structlog and the standard library: ``python -m benchmarks.clog``.
 
 All write JSON lines with the same fields into a file on disk. ``clog`` is what the caller pays; the writing is done by
 another thread. ``clog_all`` is all that the process pays until the lines are with the system, which is what the others
@@ -8,10 +8,7 @@ structlog.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import logging
-import random
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -205,21 +202,7 @@ ROWS = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.clog", description="Measure a log line.")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--smoke", action="store_true", help="see that everything runs; the values mean nothing")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
-    options = parser.parse_args(arguments)
-    size = harness.SMOKE if options.smoke else harness.FULL
-    if options.rounds:
-        size = dataclasses.replace(size, rounds=options.rounds)
-    facts = harness.machine()
-    harness.note(facts)
-    results = harness.evaluate(ROWS, harness.measure(PROBES, size, random.Random()))
-    if options.json:
-        harness.print_json(results, size, facts)
-    else:
-        harness.print_table(results)
+    harness.command("clog", "a log line", ROWS, partial(harness.evaluate, PROBES), arguments)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
-"""The goals of the actor core, measured: ``python -m benchmarks.core [--json] [--smoke] [--rounds N] [--only ROW]``.
+"""The goals of the actor core, measured: ``python -m benchmarks.core``.
 
 See `_harness` for how, `_ours` for what, and `_rivals` and `_erlang` for what it is compared with; `docs/benchmarks.md`
-has the last figures. ``--only`` takes a part of a row's name and may be given several times.
+has the last figures.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import dataclasses
 import logging
-import random
 import tempfile
 import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
@@ -214,29 +211,6 @@ ROWS = [
 ]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.core", description="Measure the actor core's goals.")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--smoke", action="store_true", help="see that everything runs; the values mean nothing")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
-    parser.add_argument("--only", action="append", metavar="ROW", help="rows whose name contains this")
-    options = parser.parse_args(arguments)
-    size = harness.SMOKE if options.smoke else harness.FULL
-    if options.rounds:
-        size = dataclasses.replace(size, rounds=options.rounds)
-    rows = [row for row in ROWS if not options.only or any(part in row.name for part in options.only)]
-    if not rows:
-        parser.error(f"no such row; there are {', '.join(row.name for row in ROWS)}")
-    logging.getLogger("creche").disabled = True  # nobody listens to crashes, nor to Erlang's
-    facts = harness.machine()  # the load before: afterwards it is our own
-    harness.note(facts)
-    results = run(rows, size)
-    if options.json:
-        harness.print_json(results, size, facts)
-    else:
-        harness.print_table(results)
-
-
 def run(rows: Sequence[Row], size: Size) -> list[harness.Result | harness.Blank]:
     """Measure what the rows need."""
     with tempfile.TemporaryDirectory() as folder, Erlang(Path(folder)) as erlang:
@@ -246,7 +220,12 @@ def run(rows: Sequence[Row], size: Size) -> list[harness.Result | harness.Blank]
             *probes_of_rivals(),
             *probes_of_erlang(erlang),
         ]
-        return harness.evaluate(rows, harness.measure(harness.needed(probes, rows), size, random.Random()))
+        return harness.evaluate(probes, rows, size)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    logging.getLogger("creche").disabled = True  # nobody listens to crashes, nor to Erlang's
+    harness.command("core", "the actor core's goals", ROWS, run, arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The database component, measured: ``python -m benchmarks.db [--json] [--smoke] [--rounds N]``.
+"""The database component, measured: ``python -m benchmarks.db``.
 
 Transactions, reads, and statements in one go, against raw `sqlite3` in one thread, which no server could be, and
 against one visit to a thread for each statement, which is what a plain async wrapper does. All in one run, rounds
@@ -8,13 +8,11 @@ otherwise idle.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import random
 import sqlite3
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import sqlalchemy as sa
@@ -24,7 +22,7 @@ import creche
 from creche.components import db as c
 
 from . import _harness as harness
-from ._harness import Probe, Row, Size
+from ._harness import Probe, Row
 
 CALLERS = 64
 IN_ONE_GO = 50
@@ -229,26 +227,8 @@ def probes() -> list[Probe]:
     return [probe(name, run) for name, run in MEASURED.items()]
 
 
-def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.db", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--smoke", action="store_true", help="a few operations: does it run at all?")
-    parser.add_argument("--rounds", type=int, help="how often everything is measured")
-    return parser.parse_args()
-
-
-def main() -> None:
-    options = parsed()
-    size: Size = harness.SMOKE if options.smoke else harness.FULL
-    if options.rounds:
-        size = dataclasses.replace(size, rounds=options.rounds)
-    facts = harness.machine()
-    results = harness.evaluate(ROWS, harness.measure(probes(), size, random.Random(1)))
-    if options.json:
-        harness.print_json(results, size, facts)
-    else:
-        harness.note(facts)
-        harness.print_table(results)
+def main(arguments: Sequence[str] | None = None) -> None:
+    harness.command("db", "the database component", ROWS, partial(harness.evaluate, probes(), seed=1), arguments)
 
 
 if __name__ == "__main__":

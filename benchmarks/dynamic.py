@@ -1,4 +1,4 @@
-"""Many children that come and go: ``python -m benchmarks.dynamic [--smoke]``.
+"""Many children that come and go: ``python -m benchmarks.dynamic``.
 
 A dynamic supervisor with 20 000 children against what one does without one: a nursery, with a cancel scope for each
 task so that it can be stopped alone. Costs at the beginning are compared with those among the 20 000: they must not
@@ -7,12 +7,10 @@ grow with the crowd. `measure_crowd` gives all figures of one run.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import random
 import time
 import tracemalloc
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import trio
@@ -180,21 +178,7 @@ ROWS = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.dynamic", description="Measure dynamic children.")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--smoke", action="store_true", help="see that everything runs; the values mean nothing")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
-    options = parser.parse_args(arguments)
-    size = harness.SMOKE if options.smoke else harness.FULL
-    if options.rounds:
-        size = dataclasses.replace(size, rounds=options.rounds)
-    facts = harness.machine()
-    harness.note(facts)
-    results = harness.evaluate(ROWS, harness.measure(PROBES, size, random.Random()))
-    if options.json:
-        harness.print_json(results, size, facts)
-    else:
-        harness.print_table(results)
+    harness.command("dynamic", "dynamic children", ROWS, partial(harness.evaluate, PROBES), arguments)
 
 
 if __name__ == "__main__":

@@ -385,13 +385,3 @@ def _summary(reports: Sequence[Report]) -> Summary:
         sum(report.audit.untrue for report in reports),
         dict(sorted(outcomes.items())),
     )
-
-
-def print_summaries(all_kinds: Sequence[Summary]) -> None:
-    """For people."""
-    names = ("manner", "rate", "kills", "handled/s", "recovery", "p99", "lost", "double", "untrue")
-    print("\n" + "".join(f"{name:>10}" for name in names) + "  outcomes")
-    for one in all_kinds:
-        values = (one.manner, one.rate, one.kills, one.handled_per_second, one.recovery, one.recovery_p99)
-        outcomes = ", ".join(f"{name} {times}" for name, times in one.outcomes.items())
-        print("".join(f"{value:>10}" for value in (*values, one.lost, one.double, one.untrue)) + f"  {outcomes}")

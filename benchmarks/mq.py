@@ -1,4 +1,4 @@
-"""The durable log, measured against SQLite itself: ``python -m benchmarks.mq [--json | --smoke] [--rounds N]``.
+"""The durable log, measured against SQLite itself: ``python -m benchmarks.mq``.
 
 Two kinds of rows. Throughput: what a record costs through the log, in what it costs when `sqlite3` is used directly, in
 one thread, with the same table, the same indexes and the same durability. Latency: how long one sender waits, and how
@@ -10,9 +10,6 @@ round, whose probes are shuffled, and a row is the median over the rounds. Value
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import random
 import sqlite3
 import tempfile
 import time
@@ -189,22 +186,7 @@ ROWS = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mq", description="Measure the log.")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--smoke", action="store_true", help="see that everything runs; the values mean nothing")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
-    options = parser.parse_args(arguments)
-    size: Size = harness.SMOKE if options.smoke else harness.FULL
-    if options.rounds:
-        size = dataclasses.replace(size, rounds=options.rounds)
-    facts = harness.machine()
-    figures = harness.measure(PROBES, size, random.Random())
-    results = harness.evaluate(ROWS, figures)
-    if options.json:
-        harness.print_json(results, size, facts)
-        return
-    harness.note(facts)
-    harness.print_table(results)
+    harness.command("mq", "the log", ROWS, partial(harness.evaluate, PROBES), arguments)
 
 
 if __name__ == "__main__":

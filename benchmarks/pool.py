@@ -1,4 +1,4 @@
-"""What a pool costs, measured: ``python -m benchmarks.pool [--json] [--smoke] [--rounds N]``.
+"""What a pool costs, measured: ``python -m benchmarks.pool``.
 
 Eight workers and 64 callers, as in the table of goals; against one actor, against a memory channel that eight tasks
 share, and against a nursery without any pool. `probes` and `ROWS` are for whoever measures supervision as a whole.
@@ -6,10 +6,7 @@ share, and against a nursery without any pool. `probes` and `ROWS` are for whoev
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -20,7 +17,7 @@ from creche.supervisors.pools.routing import Routing
 
 from . import _harness as harness
 from . import _rivals as rivals
-from ._harness import Probe, Row, Size
+from ._harness import Probe, Row
 
 WORKERS, CALLERS = 8, 64
 NAP = 0.0005  # seconds
@@ -137,28 +134,9 @@ ROWS = [
 ]
 
 
-def run(size: Size, rows: Sequence[Row] = ROWS) -> list[harness.Result | harness.Blank]:
-    """Measure these rows."""
-    return harness.evaluate(rows, harness.measure(harness.needed(probes(), rows), size, random.Random()))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pool", description="Measure what a pool costs.")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--smoke", action="store_true", help="see that everything runs; the values mean nothing")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
-    options = parser.parse_args(arguments)
-    size = harness.SMOKE if options.smoke else harness.FULL
-    if options.rounds:
-        size = dataclasses.replace(size, rounds=options.rounds)
     logging.getLogger("creche").disabled = True
-    facts = harness.machine()
-    harness.note(facts)
-    results = run(size)
-    if options.json:
-        harness.print_json(results, size, facts)
-    else:
-        harness.print_table(results)
+    harness.command("pool", "what a pool costs", ROWS, partial(harness.evaluate, probes()), arguments)
 
 
 if __name__ == "__main__":

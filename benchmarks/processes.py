@@ -1,4 +1,4 @@
-"""What actors in processes cost, measured: ``python -m benchmarks.processes [--json] [--smoke] [--rounds N]``.
+"""What actors in processes cost, measured: ``python -m benchmarks.processes``.
 
 Wall clock, since several processes work at once; so the ratios mean something on an idle machine only, but for those
 against a control that does the same work in the same round: plain Python processes that are told to begin and say when
@@ -7,12 +7,9 @@ they are done, and `concurrent.futures.ProcessPoolExecutor` with its "spawn" met
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import logging
 import multiprocessing
 import os
-import random
 import subprocess
 import sys
 import time
@@ -190,28 +187,9 @@ ROWS = [
 ]
 
 
-def run(size: Size, rows: Sequence[Row] = ROWS) -> list[harness.Result | harness.Blank]:
-    """Measure these rows."""
-    return harness.evaluate(rows, harness.measure(harness.needed(probes(), rows), size, random.Random()))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.processes", description="Measure processes.")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--smoke", action="store_true", help="see that everything runs; the values mean nothing")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
-    options = parser.parse_args(arguments)
-    size = harness.SMOKE if options.smoke else harness.FULL
-    if options.rounds:
-        size = dataclasses.replace(size, rounds=options.rounds)
     logging.getLogger("creche").disabled = True
-    facts = harness.machine()
-    harness.note(facts)
-    results = run(size)
-    if options.json:
-        harness.print_json(results, size, facts)
-    else:
-        harness.print_table(results)
+    harness.command("processes", "processes", ROWS, partial(harness.evaluate, probes()), arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The message service against the same handler without actors: ``python -m benchmarks.service [--json] [--smoke]``.
+"""The message service against the same handler without actors: ``python -m benchmarks.service``.
 
 Theory of operation
 -------------------
@@ -28,10 +28,8 @@ The rows, by what they compare:
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import logging
-import random
 import sqlite3
 import statistics
 import tempfile
@@ -257,28 +255,14 @@ def at_least(result: harness.Result | harness.Blank) -> harness.Result | harness
     return AtLeast(result.row, result.value, result.spread, result.over, result.under)
 
 
+def run(wanted: Sequence[Row], size: Size) -> list[harness.Result | harness.Blank]:
+    """Measure what the rows need."""
+    return [at_least(result) for result in harness.evaluate(probes(), wanted, size)]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description="Measure the message service.")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--smoke", action="store_true", help="see that everything runs; the values mean nothing")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
-    parser.add_argument("--only", action="append", metavar="ROW", help="rows whose name contains this")
-    options = parser.parse_args(arguments)
-    size = harness.SMOKE if options.smoke else harness.FULL
-    if options.rounds:
-        size = dataclasses.replace(size, rounds=options.rounds)
-    wanted = [row for row in rows() if not options.only or any(part in row.name for part in options.only)]
-    if not wanted:
-        parser.error(f"no such row; there are {', '.join(row.name for row in rows())}")
     logging.getLogger("hypercorn.error").disabled = True  # it tells where it listens
-    facts = harness.machine()
-    harness.note(facts)
-    figures = harness.measure(harness.needed(probes(), wanted), size, random.Random())
-    results = [at_least(result) for result in harness.evaluate(wanted, figures)]
-    if options.json:
-        harness.print_json(results, size, facts)
-    else:
-        harness.print_table(results)
+    harness.command("service", "the message service", rows(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,25 @@
-"""Supervision and pools, measured: ``python -m benchmarks.supervision [--json] [--smoke] [--rounds N] [--only ROW]``.
+"""Supervision and pools, measured: ``python -m benchmarks.supervision``.
 
 Rows of `benchmarks.core`, `dynamic`, `pool` and `processes`, restarts under load, and what becomes of messages while
 actors are killed (`benchmarks.kills`); all interleaved in one run. It exits with 1 if what callers were told of their
-messages was not true: a message lost, an effect twice. ``--only`` takes a part of a row's name and may be given several
-times.
+messages was not true: a message lost, an effect twice.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import logging
-import random
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from . import _harness as harness
 from . import _ours as ours
 from . import core, dynamic, kills, pool, processes
 from ._erlang import Erlang
-from ._harness import Probe, Row
+from ._harness import Probe, Row, Size
 
 LOAD = 64  # callers of other actors
 
@@ -61,33 +59,21 @@ def probes(erlang: Erlang, reports: list[kills.Report]) -> list[Probe]:
     ]
 
 
+def run(reports: list[kills.Report], rows: Sequence[Row], size: Size) -> list[harness.Result | harness.Blank]:
+    """Measure what the rows need."""
+    with tempfile.TemporaryDirectory() as folder, Erlang(Path(folder)) as erlang:
+        return harness.evaluate(probes(erlang, reports), rows, size)
+
+
+def summed_up(reports: Sequence[kills.Report]) -> dict[str, harness.Records]:
+    return {"kills": [dataclasses.asdict(one) for one in kills.summaries(reports)]}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.supervision", description="Measure supervision.")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--smoke", action="store_true", help="see that everything runs; the values mean nothing")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
-    parser.add_argument("--only", action="append", metavar="ROW", help="rows whose name contains this")
-    options = parser.parse_args(arguments)
-    size = harness.SMOKE if options.smoke else harness.FULL
-    if options.rounds:
-        size = dataclasses.replace(size, rounds=options.rounds)
-    rows = [row for row in ROWS if not options.only or any(part in row.name for part in options.only)]
-    if not rows:
-        parser.error(f"no such row; there are {', '.join(row.name for row in ROWS)}")
     logging.getLogger("creche").disabled = True  # nobody listens to crashes, nor to Erlang's
-    facts = harness.machine()
-    harness.note(facts)
     reports: list[kills.Report] = []
-    with tempfile.TemporaryDirectory() as folder, Erlang(Path(folder)) as erlang:
-        needed = harness.needed(probes(erlang, reports), rows)
-        results = harness.evaluate(rows, harness.measure(needed, size, random.Random()))
-    summaries = kills.summaries(reports)
-    if options.json:
-        harness.print_json(results, size, facts, kills=[dataclasses.asdict(one) for one in summaries])
-    else:
-        harness.print_table(results)
-        kills.print_summaries(summaries)
+    harness.command("supervision", "supervision", ROWS, partial(run, reports), arguments, lambda _: summed_up(reports))
     return 0 if all(report.audit.clean for report in reports) else 1
 
 

@@ -1,4 +1,4 @@
-"""The rate of ids, against other packages and against the format's ceiling: ``python -m benchmarks.uid [--smoke]``.
+"""The rate of ids, against other packages and against the format's ceiling: ``python -m benchmarks.uid``.
 
 A Snowflake with 12 bits of sequence has a ceiling: 4096 in a millisecond, 244 ns each. The row `take/ceiling` is the
 time that passes for each id, waits included, over those 244 ns: below 1 there would be duplicates. The other rows are
@@ -7,13 +7,11 @@ processor time. The packages uuid6 and uuid7 are needed for this benchmark only:
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import random
 import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -153,21 +151,7 @@ ROWS = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.uid", description="Measure ids.")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--smoke", action="store_true", help="see that everything runs; the values mean nothing")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
-    options = parser.parse_args(arguments)
-    size = harness.SMOKE if options.smoke else harness.FULL
-    if options.rounds:
-        size = dataclasses.replace(size, rounds=options.rounds)
-    facts = harness.machine()
-    harness.note(facts)
-    results = harness.evaluate(ROWS, harness.measure(PROBES, size, random.Random()))
-    if options.json:
-        harness.print_json(results, size, facts)
-    else:
-        harness.print_table(results)
+    harness.command("uid", "ids", ROWS, partial(harness.evaluate, PROBES), arguments)
 
 
 if __name__ == "__main__":
