@@ -41,7 +41,7 @@ class Host(Probe):
 
 @pytest.mark.parametrize("message", ["leave_behind", "leave_behind_beside"])
 @pytest.mark.parametrize("what", ["defer", "stash"])
-async def test_what_a_handler_left_running_cannot_take_a_later_message(
+async def test_what_a_handler_leaves_running_has_no_message_in_hand(
     autojump_clock: MockClock, what: Literal["defer", "stash"], message: str
 ) -> None:
     log: list[str] = []

@@ -60,5 +60,6 @@ async def scenario(passes: int) -> None:
 
 @pytest.mark.parametrize("passes", range(4))
 @pytest.mark.parametrize("seed", range(10))  # decides who runs first in a pass
-def test_what_is_spawned_while_background_work_ends_is_run_and_joined(passes: int, seed: int) -> None:
+def test_background_work_spawned_while_it_ends(passes: int, seed: int) -> None:
+    """Work that the lifespan spawns is run, and joined."""
     creche.testing.run(scenario, passes, seed=seed)
