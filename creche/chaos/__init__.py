@@ -32,6 +32,7 @@ from .live import scenario_of as scenario_of
 from .network import TcpProxy as TcpProxy
 from .network import tcp_proxy as tcp_proxy
 from .plan import Plan as Plan
+from .plan import PlanInvalid as PlanInvalid
 from .plan import Recipe as Recipe
 from .plan import Step as Step
 from .plan import draw as draw

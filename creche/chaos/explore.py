@@ -14,17 +14,27 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from ..runtime.checks import require_seconds
+from ..runtime.errors import CrecheError, SpecInvalid
 from ..runtime.interposition import interposed
 from ..runtime.node import one_line, unwrap
 from ..runtime.scheduling import Order
 from ..testing.deterministic import Trace, run_in
 from ..testing.journal import Summary
-from .plan import Plan, Recipe, Step
+from .plan import Plan, PlanInvalid, Recipe, Step
 from .world import Shared, Violated, World
 
 Scenario = Callable[[World], Awaitable[object]]
 PATIENCE = 3600.0  # seconds of virtual time that a scenario may take
-_SHRINKS = 300
+ATTEMPTS = 300
+_NOT_SHRUNK = """\
+# Not shrunk: seed {} held before seed {} failed, and fails since. Something outlives the runs, such as an object of a
+# module, so any plan would seem to fail now. Let the scenario make all that it changes.
+"""
+_NO_FAULT = """\
+# It fails without any fault. Should it hold in a new process, something outlives the runs, such as an object of a
+# module: let the scenario make all that it changes.
+"""
 _OBJECTS_UNTIL_COLLECTED = 50_000
 
 
@@ -88,7 +98,8 @@ def run(
     steps
         See `creche.testing.Trace`.
 
-    Raises what `creche.testing.run` raises before anything begins: `NotDeterministic`, ImportError.
+    Raises what `creche.testing.run` raises before anything begins: `NotDeterministic`, ImportError; and `PlanInvalid`
+    if the plan, or the recipe, does not fit the scenario's tree.
     """
     seed = seed if plan is None else plan.seed
     with Shared() as shared:
@@ -124,6 +135,7 @@ def _run(
     start: Callable[[Callable[[], Awaitable[None]]], None],
 ) -> Run:
     began = False
+    require_seconds("patience", patience, or_never=True)
 
     async def main() -> None:
         nonlocal began
@@ -135,9 +147,9 @@ def _run(
     try:
         start(main)
     except Exception as error:
-        if not began:
-            raise
         failure = unwrap(error)
+        if not began or isinstance(failure, PlanInvalid):
+            raise failure from failure.__cause__
     plan = world.plan or Plan(world.seed)
     return Run(world.seed, plan, world.violation or failure, world.journal.summary(), trace)
 
@@ -162,7 +174,7 @@ def explore(
     findings
         How many are enough.
     shrink
-        Look for the smallest plan that fails in the same way: up to 300 runs more for each finding.
+        Look for the smallest plan that fails in the same way: some hundreds of runs more for each finding.
 
     Raises as `run`.
     """
@@ -174,24 +186,40 @@ def explore(
         with Shared() as own:
             return _run_in(order, scenario, World(plan.seed, None, plan, own), patience, Trace())
 
+    def paste(one: Run) -> str:
+        return as_test(scenario, one, patience)
+
+    held: Plan | None = None
     with _rarely_collecting(), Shared() as shared:
         for seed in seeds:
             one = _run_in(order, scenario, World(seed, recipe, None, shared), patience, Trace())
             runs += 1
-            if one.failure is not None:
-                found.append(_finding(scenario, one, by_itself, shrink=shrink, shared=shared.used))
-                if len(found) >= findings:
-                    break
+            if one.failure is None:
+                held = one.plan
+                continue
+            found.append(_finding(one, by_itself, paste, held, shrink=shrink, shared=shared.used))
+            if len(found) >= findings:
+                break
     return Report(runs, time.perf_counter() - began, tuple(found))
 
 
-def _finding(scenario: Scenario, one: Run, by_itself: Callable[[Plan], Run], *, shrink: bool, shared: bool) -> Finding:
+def _finding(
+    one: Run,
+    by_itself: Callable[[Plan], Run],
+    paste: Callable[[Run], str],
+    held: Plan | None,
+    *,
+    shrink: bool,
+    shared: bool,
+) -> Finding:
     if shared:
         after_others, one = one, by_itself(one.plan)
         if kind_of_failure(one.failure) != kind_of_failure(after_others.failure):
             return _disturbed(after_others)
+    if held is not None and by_itself(held).failure is not None:
+        return Finding(one, one, paste(one) + _NOT_SHRUNK.format(held.seed, one.seed))
     smallest = shrunk(one, by_itself) if shrink else one
-    return Finding(one, smallest, test_of(scenario, smallest))
+    return Finding(one, smallest, paste(smallest) + ("" if smallest.plan.steps else _NO_FAULT))
 
 
 def _disturbed(one: Run) -> Finding:
@@ -208,6 +236,8 @@ def check(
 
     `seeds` is how many, from 0 on, or which.
     """
+    if isinstance(seeds, int) and seeds < 1:
+        raise SpecInvalid("check: seeds", seeds, "at least 1, or an iterable of seeds")
     report = explore(scenario, range(seeds) if isinstance(seeds, int) else seeds, recipe=recipe, patience=patience)
     for finding in report.findings:
         raise AssertionError(str(finding)) from finding.shrunk.failure
@@ -236,7 +266,7 @@ def _rarely_collecting() -> Generator[None]:
 # --- shrinking --------------------------------------------------------------------------------------
 
 
-def shrunk(found: Run, again: Callable[[Plan], Run], attempts: int = _SHRINKS) -> Run:
+def shrunk(found: Run, again: Callable[[Plan], Run], attempts: int = ATTEMPTS) -> Run:
     """The run of the smallest plan that Hypothesis finds, within so many attempts, that fails in the same way.
 
     `again` runs the same under another plan.
@@ -259,7 +289,8 @@ def shrunk(found: Run, again: Callable[[Plan], Run], attempts: int = _SHRINKS) -
         # Hypothesis shrinks towards the first of the choices, and should rarely begin there.
         return st.sampled_from([None, *kept, *[step] * 6])
 
-    plans = st.tuples(*map(variants, found.plan.steps)).map(
+    begin = _without_chunks(found.plan, fails, attempts)
+    plans = st.tuples(*map(variants, begin.steps)).map(
         lambda steps: Plan(found.seed, tuple(sorted((s for s in steps if s is not None), key=lambda s: s.at)))
     )
     quiet = settings(
@@ -273,27 +304,59 @@ def shrunk(found: Run, again: Callable[[Plan], Run], attempts: int = _SHRINKS) -
     try:
         return runs[find(plans, fails, settings=quiet)]
     except NoSuchExample:
-        return found
+        return runs[begin]
+
+
+def _without_chunks(plan: Plan, fails: Callable[[Plan], bool], attempts: int) -> Plan:
+    """Leave out halves, quarters and so on of what is left, while it fails: in few attempts, however long the plan is.
+
+    After ddmin (Zeller and Hildebrandt 2002); single steps are left to Hypothesis.
+    """
+    size = len(plan.steps) // 2
+    while size > 1:
+        start = 0
+        while start < len(plan.steps) and attempts > 0:
+            attempts -= 1
+            shorter = Plan(plan.seed, plan.steps[:start] + plan.steps[start + size :])
+            if fails(shorter):
+                plan = shorter
+            else:
+                start += size
+        size //= 2
+    return plan
+
+
+class FailedApart(CrecheError):
+    """What a run in another process failed of: its kind, and the text, which is all that has come back."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 def kind_of_failure(failure: Exception | None) -> str:
     """What two runs have in common that fail in the same way."""
-    if failure is None:
-        return ""
+    if failure is None or isinstance(failure, FailedApart):
+        return "" if failure is None else failure.kind
     return f"Violated {failure.name}" if isinstance(failure, Violated) else type(failure).__name__
 
 
-def test_of(scenario: Scenario, found: Run) -> str:
+def as_test(scenario: Scenario, found: Run, patience: float = PATIENCE) -> str:
     """A test, in Python, that runs a scenario under the plan of `found`."""
-    module = getattr(scenario, "__module__", "__main__")
-    name = getattr(scenario, "__qualname__", repr(scenario))
-    failure = "" if found.failure is None else one_line(found.failure).replace('"', "'")
+    module: str = getattr(scenario, "__module__", "__main__")
+    name: str = getattr(scenario, "__qualname__", "<nameless>")
+    source, given = f"from {module} import {name.partition('.')[0]}\n", ""
+    if "<" in name or module == "__main__":  # it was made inside a function, as by `scenario_of`, or in a script
+        source = "# `scenario` is to be made as where it was explored: give it as a fixture.\n"
+        given = name = "scenario"
+    more = "" if patience == PATIENCE else f", patience={patience!r}"
+    failure = "" if found.failure is None else one_line(found.failure).replace("\\", "/").replace('"', "'")
     indented = found.plan.source().replace("\n", "\n    ")
     return (
         "from creche import chaos\n"
-        f"from {module} import {name}\n\n\n"
-        f"def test_chaos_seed_{found.seed}() -> None:\n"
+        f"{source}\n\n"
+        f"def test_chaos_seed_{str(found.seed).replace('-', 'minus_')}({given}) -> None:\n"
         f'    """{failure}"""\n'
         f"    plan = {indented}\n"
-        f"    chaos.replay({name}, plan)\n"
+        f"    chaos.replay({name}, plan{more})\n"
     )

@@ -72,10 +72,15 @@ async def _end_after(until: Load, world: World, opened: Opened, scope: trio.Canc
 
 def is_scenario(target: object) -> bool:
     """Whether it is an async function that can be called with a world alone."""
+    return takes(target, 1)
+
+
+def takes(target: object, count: int) -> bool:
+    """Whether it is an async function that can be called with so many arguments."""
     if not inspect.iscoroutinefunction(target):
         return False
     try:
-        inspect.signature(target).bind(object())
+        inspect.signature(target).bind(*[object()] * count)
     except TypeError:
         return False
     return True

@@ -5,16 +5,18 @@ A plan follows from its seed, its recipe and the tree that it is drawn for, and 
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import accumulate, takewhile
+from itertools import accumulate, pairwise, takewhile
 from typing import Literal
 
 import msgspec
 
-from ..runtime.checks import require, require_number
+from ..runtime.checks import require, require_number, require_seconds
+from ..runtime.errors import SpecInvalid
 from ..runtime.node import Node
 from ..runtime.runtime import Runtime
 from ..testing.faults import Act, Crash, Cut, Delay, Fault, Hang, Kill, RefuseStart, StepClock
@@ -31,22 +33,42 @@ WEIGHTS: Mapping[Kind, float] = {
     "cut": 3,
     "act": 2,
 }
+_NEEDS: Mapping[Kind, str] = {
+    **dict.fromkeys(WEIGHTS, "it takes an actor"),
+    "kill": "it takes an actor or a supervisor",
+    "cut": "it takes a TcpProxy, or another actor with the message cut",
+    "act": "it takes what the scenario registers by `World.action`",
+}
 _LATEST_NTH, _REFUSALS = 4, 3
 
 
-class Step(msgspec.Struct, frozen=True):
+class PlanInvalid(SpecInvalid):
+    """A plan, or the recipe for it, does not fit what it is for. Raised before anything strikes."""
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One fault: `at` seconds after the chaos began, at the node whose path is `target` ("" where there is none)."""
 
     at: float
     target: str
     fault: Fault
 
+    def __post_init__(self) -> None:
+        require_seconds("Step.at", self.at)
+        # Not for the types' sake only: faults of `chaos.network` have names like these.
+        require(self, "fault", isinstance(self.fault, Fault), "a fault of creche.chaos, not of creche.chaos.network")
 
-class Plan(msgspec.Struct, frozen=True):
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Faults in order of time. `seed` gives everything else of a run: order of tasks, load, jitter."""
 
     seed: int
     steps: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        for one, following in pairwise(self.steps):
+            if following.at < one.at:
+                raise SpecInvalid("Plan.steps", following, f"steps in order of time: the one before is at {one.at:g} s")
 
     def __str__(self) -> str:
         return "\n".join(f"{step.at:9.3f} s  {step.target or '-'}  {step.fault}" for step in self.steps)
@@ -56,19 +78,38 @@ class Plan(msgspec.Struct, frozen=True):
         """Seconds until the last step."""
         return self.steps[-1].at if self.steps else 0.0
 
-    def to_json(self) -> bytes:
-        """For a file; `Plan.from_json` reads it."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+    def to_json(self, lasting: float | None = None) -> bytes:
+        """For a file; `Plan.from_json` reads it. `lasting`: for how many seconds `creche chaos` has worked its app."""
+        stored = Stored(self.seed, self.steps, lasting)
+        return msgspec.json.format(msgspec.json.encode(stored), indent=1)
 
     @classmethod
     def from_json(cls, text: bytes | str) -> Plan:
-        """Raises `msgspec.ValidationError`, with the place of what is wrong."""
-        return msgspec.json.decode(text, type=cls)
+        """Raises `msgspec.ValidationError`, with the place of what is wrong, or `SpecInvalid`."""
+        return Stored.from_json(text).plan
 
     def source(self) -> str:
         """The expression, in Python, that makes this plan."""
         steps = "".join(f"        {_source_of(step)},\n" for step in self.steps)
         return f"chaos.Plan(\n    seed={self.seed},\n    steps=(\n{steps}    ),\n)"
+
+
+class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A plan in a file."""
+
+    seed: int
+    steps: tuple[Step, ...] = ()
+    lasting: float | None = msgspec.field(default=None, name="for")
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Stored:
+        """See `Plan.from_json`."""
+        return msgspec.json.decode(text, type=cls)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan itself."""
+        return Plan(self.seed, self.steps)
 
 
 def _source_of(step: Step) -> str:
@@ -94,7 +135,7 @@ class Recipe:
     Parameters
     ----------
     lasting
-        Seconds during which faults come.
+        Seconds during which faults come, a finite number.
     every
         Mean seconds between two faults (the gaps are exponential, so some come close together).
     longest_delay, longest_hang, longest_step
@@ -103,7 +144,7 @@ class Recipe:
         Patterns of paths, as in `fnmatch`: targets match one of `only` and none of `never`.
     weights
         How often each kind of fault is drawn, relative to the others; those not named here are as in `WEIGHTS`. 0: not
-        at all. Kinds that nothing in the tree can suffer are left out.
+        at all. Kinds that nothing in the tree can suffer are left out, but must not be named here.
     """
 
     lasting: float = 10.0
@@ -116,7 +157,7 @@ class Recipe:
     weights: Mapping[Kind, float] = field(default_factory=dict["Kind", float])
 
     def __post_init__(self) -> None:
-        require_number(self, "lasting")
+        require_seconds("Recipe.lasting", self.lasting)
         require_number(self, "every", at_least=1e-6)
         for name in ("longest_delay", "longest_hang", "longest_step"):
             require_number(self, name)
@@ -124,7 +165,8 @@ class Recipe:
             require(self, name, not isinstance(getattr(self, name), str), "a sequence of patterns, as in ('root/db',)")
         unknown = sorted(set(self.weights) - set(WEIGHTS))
         require(self, "weights", not unknown, f"kinds of faults, of which there are {', '.join(WEIGHTS)}")
-        require(self, "weights", all(weight >= 0 for weight in self.weights.values()), "numbers of at least 0")
+        numbers = all(weight >= 0 and math.isfinite(weight) for weight in self.weights.values())
+        require(self, "weights", numbers, "finite numbers of at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +178,27 @@ class Target:
 
 
 def targets_in(runtime: Runtime, recipe: Recipe) -> list[Target]:
-    """The nodes of a tree that a recipe lets be hit, in the order of the tree. The root only if a pattern names it."""
+    """The nodes of a tree that a recipe lets be hit, in the order of the tree. The root only if a pattern names it.
 
-    def below(node: Node) -> list[Target]:
-        found = [Target(node.path, tuple(getattr(node, "messages", ())))] if _matches(node, runtime, recipe) else []
-        return [*found, *(target for child in node.children() for target in below(child))]
+    Raises `PlanInvalid` for a pattern of `only` that no path matches.
+    """
+    nodes = list(_with_all_below(runtime.root))
+    for pattern in recipe.only:
+        if pattern != "*" and not any(fnmatchcase(node.path, pattern) for node in nodes):
+            paths = ", ".join(node.path for node in nodes)
+            raise PlanInvalid("Recipe.only", pattern, f"a pattern that a path matches, of which there are {paths}")
+    return [Target(node.path, messages_of(node)) for node in nodes if _matches(node, runtime, recipe)]
 
-    return below(runtime.root)
+
+def messages_of(node: Node) -> tuple[str, ...]:
+    """The names of an actor's messages; none for a supervisor."""
+    return tuple(getattr(node, "messages", ()))
+
+
+def _with_all_below(node: Node) -> Iterator[Node]:
+    yield node
+    for child in node.children():
+        yield from _with_all_below(child)
 
 
 def _matches(node: Node, runtime: Runtime, recipe: Recipe) -> bool:
@@ -153,11 +209,19 @@ def _matches(node: Node, runtime: Runtime, recipe: Recipe) -> bool:
 
 
 def draw(seed: int, targets: Sequence[Target], recipe: Recipe | None = None, actions: Sequence[str] = ()) -> Plan:
-    """The plan of a seed. `actions` are the names that `Act` may have."""
+    """The plan of a seed. `actions` are the names that `Act` may have.
+
+    Raises `PlanInvalid` if the recipe asks for a kind of fault that nothing can suffer.
+    """
     by = Recipe() if recipe is None else recipe
     dice = random.Random(f"creche chaos {seed}")
     kinds = _Kinds(targets, actions, by)
     weights: dict[Kind, float] = {kind: by.weights.get(kind, WEIGHTS[kind]) for kind in kinds.possible()}
+    for kind, weight in by.weights.items():
+        if weight and kind not in weights:
+            raise PlanInvalid(
+                "Recipe.weights", {kind: weight}, f"nothing that may be hit can suffer it: {_NEEDS[kind]}"
+            )
     if not any(weights.values()):
         return Plan(seed)
     gaps = (dice.expovariate(1 / by.every) for _ in iter(int, 1))

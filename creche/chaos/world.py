@@ -5,9 +5,10 @@ Theory of operation
 The plan is carried out by an actor, `Monkey`, that the tree gets as one more child of its root: in a live tree and in
 virtual time alike. How far it has come is written in the world, so that it goes on after a crash of its own.
 
-What must *always* hold is looked at after each event of the tree and after each step of the plan, in the very task that
-made the event, so nothing can come between what broke it and the finding. It must be synchronous. What is found cancels
-the scenario and is raised when that has unwound. What must *eventually* hold is asked again and again for so long.
+What must *always* hold is looked at from when it is said until the scenario ends: at each event of each runtime, before
+each message that is handled, after each step of the plan, in the very task, so nothing can come between what broke it
+and the finding; and at the end. It must be synchronous. What is found cancels the scenario and is raised when that has
+unwound. What must *eventually* hold is asked again and again for so long.
 """
 
 from __future__ import annotations
@@ -22,26 +23,27 @@ import trio
 
 from ..runtime.actor import Actor
 from ..runtime.cell import Cell
+from ..runtime.checks import require_seconds
 from ..runtime.envelope import NEVER
-from ..runtime.errors import CrecheError, SpecInvalid
-from ..runtime.events import Event
+from ..runtime.errors import CallFailed, CrecheError, SpecInvalid
 from ..runtime.node import Node, one_line
 from ..runtime.runtime import Runtime
 from ..runtime.spec import child
-from ..testing.faults import Act, Crash, Cut, Delay, Fault, Hang, Kill, RefuseStart, StepClock
+from ..testing.faults import Act, Crash, Cut, Delay, Fault, Hang, InHandler, Kill, RefuseStart, StepClock
 from ..testing.injector import Injector
 from ..testing.journal import Journal
-from .plan import Plan, Recipe, Step, draw, targets_in
+from .plan import Plan, PlanInvalid, Recipe, Step, draw, messages_of, targets_in
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 MONKEY = "chaos"  # the actor's name
 LOOK_EVERY = 0.01  # seconds between two looks at what is to hold eventually
+_AWAITS_NOTHING = "a function that awaits nothing; to ask is for `eventually`"
 
 Action = Callable[[], Awaitable[object] | object]
 Condition = Callable[[], bool | None]
-AsyncCondition = Callable[[], Awaitable[bool] | bool]
+AsyncCondition = Callable[[], Awaitable[bool | None] | bool | None]
 
 
 class Violated(CrecheError):
@@ -95,6 +97,7 @@ class World:
         self._shared = Shared() if shared is None else shared
         self.random = random.Random(f"creche chaos load {seed}")
         self.injector = Injector()
+        self.injector.onlooker = self._saw
         self.plan = plan
         self.violation: Violated | None = None
         self._recipe = Recipe() if recipe is None else recipe
@@ -103,6 +106,7 @@ class World:
         self._scope = trio.CancelScope()
         self._began = 0.0
         self._next = 0  # the step that comes next
+        self._not_seen: set[str] = set()  # targets that have not been in the tree so far
         self._done = trio.Event()
 
     @property
@@ -113,12 +117,15 @@ class World:
     # --- for scenarios ----------------------------------------------------------------------------
 
     def always(self, name: str, condition: Condition) -> None:
-        """From now on `condition` must hold. It does not when it returns False or raises.
+        """From now on `condition` must hold. It does not when it returns what is false, but for None, or raises.
 
-        Whatever it raises: what cannot be judged must not pass for what holds.
+        Whatever it raises: what cannot be judged must not pass for what holds. It may be looked at at any checkpoint of
+        any handler. Raises `SpecInvalid` for a name that is taken, and for a condition that is to be awaited.
         """
         if inspect.iscoroutinefunction(condition):
-            raise SpecInvalid("always", condition, "a function that awaits nothing; to ask is for `eventually`")
+            raise SpecInvalid("always", condition, _AWAITS_NOTHING)
+        if name in self._always:
+            raise SpecInvalid("always", name, "a name of its own: another condition has it")
         self._always[name] = condition
         self.look()
 
@@ -127,14 +134,19 @@ class World:
     ) -> None:
         """Wait until `condition`, sync or async, holds; look `every` so many seconds. Not `within` so many: `Violated`.
 
-        An error of a call, such as `OutcomeUnknown`, counts as "not yet".
+        It holds when it returns what is true, or None; so it may consist of asserts. An AssertionError, or an error of
+        a call, such as `OutcomeUnknown`, counts as "not yet".
         """
+        require_seconds("eventually: within", within)
+        require_seconds("eventually: every", every, above_zero=True)
         last = "it never held"
         with trio.move_on_after(within):
             while True:
                 try:
                     holds = condition()
-                    if await holds if isinstance(holds, Awaitable) else holds:
+                    if isinstance(holds, Awaitable):
+                        holds = await holds
+                    if holds is None or holds:
                         return
                 except (AssertionError, CrecheError) as error:
                     last = one_line(error)
@@ -151,7 +163,12 @@ class World:
         return self._shared.get(make, args)
 
     def action(self, name: str, do: Action) -> None:
-        """Let plans draw `Act(name)`: `do` is called, and awaited if it is async. To be said before `unleashed`."""
+        """Let plans draw `Act(name)`: `do` is called, and awaited if it is async. To be said before `unleashed`.
+
+        What it raises is the run's failure; but that a call has failed is to be expected under chaos.
+        """
+        if not callable(do):
+            raise SpecInvalid(f"action {name!r}", do, "a function, sync or async, without arguments")
         self._actions[name] = do
 
     @asynccontextmanager
@@ -159,14 +176,14 @@ class World:
         """Carry the plan out while the block runs, which does not end before the last step has been made.
 
         Then nothing strikes any more, and what hangs goes on. The plan is the one that the world was made with, or is
-        drawn for this tree now.
+        drawn for this tree now. Raises `PlanInvalid` if it does not fit the tree or the actions. A target may come
+        later; if it has never been there when it is to be hit, that is `Violated`.
         """
         if self.plan is None:
             recipe = self._recipe
             self.plan = draw(self.seed, targets_in(runtime, recipe), recipe, tuple(self._actions))
-        self._require_actions(self.plan)
+        self._require_fit(runtime, self.plan)
         self._began, self._next, self._done = trio.current_time(), 0, trio.Event()
-        unsubscribe = runtime.events.subscribe(self._saw)
         monkey = await runtime.start(child(Monkey, self).options(name=MONKEY))
         try:
             yield self.plan
@@ -176,7 +193,6 @@ class World:
             with trio.CancelScope(shield=True):
                 await runtime.stop(monkey)
             self.injector.disarm()  # what was armed meanwhile
-            unsubscribe()
 
     def call_off(self) -> None:
         """Make no more steps of the plan: `unleashed` does not wait for them."""
@@ -189,7 +205,11 @@ class World:
         if self.violation is None:
             for name, condition in self._always.items():
                 try:
-                    if condition() is False:
+                    holds: object = condition()
+                    if inspect.isawaitable(holds):
+                        _discard(holds)
+                        raise SpecInvalid("always", condition, _AWAITS_NOTHING)
+                    if holds is not None and not holds:
                         self.report(name, "it does not hold")
                 except Exception as error:
                     self.report(name, one_line(error))
@@ -200,13 +220,16 @@ class World:
             self.violation = Violated(name, detail, self.plan or Plan(self.seed))
             self._scope.cancel(f"violated: {name}")
 
-    def _saw(self, _event: Event) -> None:
+    def _saw(self, path: str) -> None:
+        if self._not_seen:
+            self._not_seen.discard(path)
         self.look()
 
     async def live(self, scenario: Callable[[World], Awaitable[object]], patience: float) -> None:
         """Run a scenario in this world to its end. Raises what it raises, or `Violated`."""
         with trio.move_on_after(patience) as limit, self._scope:
             await scenario(self)
+        self.look()
         if limit.cancelled_caught:
             self.report("the scenario ends", f"it has not after {patience:g} s; down: {', '.join(self.journal.down)}")
         if self.violation is None and self.journal.unanswered:
@@ -214,11 +237,17 @@ class World:
         if self.violation is not None:
             raise self.violation
 
-    def _require_actions(self, plan: Plan) -> None:
-        known = ", ".join(self._actions) or "none"
+    def _require_fit(self, runtime: Runtime, plan: Plan) -> None:
         for step in plan.steps:
-            if isinstance(step.fault, Act) and step.fault.name not in self._actions:
-                raise SpecInvalid("Act.name", step.fault.name, f"an action of the scenario: {known}")
+            if isinstance(step.fault, Act):
+                known = ", ".join(self._actions) or "none"
+                _require(step.fault.name in self._actions, step, f"an action of the scenario: {known}")
+            elif not isinstance(step.fault, StepClock):
+                node = _find(runtime, step.target)
+                if node is None:
+                    self._not_seen.add(step.target)
+                else:
+                    _require_fit(step, messages_of(node))
 
     # --- the plan ---------------------------------------------------------------------------------
 
@@ -235,6 +264,8 @@ class World:
 
     async def _make(self, runtime: Runtime, step: Step) -> None:
         fault: Fault = step.fault
+        if step.target in self._not_seen:
+            self.report("a plan's targets are in the tree", f"{step.target!r} was not, by {step.at:g} s")
         match fault:
             case Kill():
                 node = _find(runtime, step.target)
@@ -260,9 +291,33 @@ class World:
 
     async def _act(self, fault: Act) -> None:
         self.injector.struck(fault)
-        done = self._actions[fault.name]()
-        if isinstance(done, Awaitable):
-            await done
+        try:
+            done = self._actions[fault.name]()
+            if isinstance(done, Awaitable):
+                await done
+        except CallFailed:
+            pass  # whom it has called may be down
+        except Exception as error:
+            self.report("the actions of the scenario succeed", f"{fault.name}: {one_line(error)}")
+
+
+def _discard(holds: object) -> None:
+    if inspect.iscoroutine(holds):
+        holds.close()  # else Python warns later that it was never awaited
+
+
+def _require_fit(step: Step, messages: tuple[str, ...]) -> None:
+    fault, known = step.fault, ", ".join(messages)
+    if isinstance(fault, Cut):
+        _require("cut" in messages, step, f"an actor with the message cut; this one has {known or 'none'}")
+    elif isinstance(fault, InHandler):
+        _require(bool(messages), step, "an actor: a supervisor has no handlers")
+        _require(fault.message is None or fault.message in messages, step, f"a message of this actor: {known}")
+
+
+def _require(holds: bool, step: Step, fix: str) -> None:
+    if not holds:
+        raise PlanInvalid("Plan.steps", step, fix)
 
 
 def _find(runtime: Runtime, path: str) -> Node | None:

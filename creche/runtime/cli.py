@@ -9,13 +9,15 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 from .config import Config
 from .config_sources import ENV_VARIABLE, FILE_VARIABLE
 from .configuration import Configuration, read_configuration
-from .errors import ConfigInvalid
+from .errors import ConfigInvalid, CrecheError
 
 CONFIG_INVALID = 1
 USAGE_ERROR = 2
@@ -59,10 +61,22 @@ def load(target: str) -> Runnable:
         raise ValueError("name the app as module:attribute, for instance service.main:app")
     if "" not in sys.path:
         sys.path.insert(0, "")
-    app = getattr(importlib.import_module(module_name), attribute)
+    app = getattr(imported(module_name), attribute)
     if not isinstance(app, Runnable):
         raise TypeError(f"{attribute} is a {type(app).__name__}, not a creche.App")
     return app
+
+
+def imported(name: str) -> ModuleType:
+    """A module of an author. Raises ImportError, with the place, whatever goes wrong in it, or creche's own errors."""
+    try:
+        return importlib.import_module(name)
+    except (CrecheError, ModuleNotFoundError):
+        raise
+    except (Exception, SystemExit) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if isinstance(error, SyntaxError) else f", in {place.filename}, line {place.lineno}"
+        raise ImportError(f"{name} cannot be imported: {type(error).__name__}: {error}{where}") from error
 
 
 # --- commands -------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from outcome import Outcome
 from ..runtime.actor import Actor, MessageSpec
 from ..runtime.envelope import NEVER
 from ..runtime.errors import CrecheError
+from ..runtime.events import Event
 from ..runtime.intake import Intake
 from .faults import Crash, Delay, Hang, InHandler, RefuseStart
 from .journal import Journal
@@ -63,6 +64,8 @@ class Injector:
         self._armed: dict[str, list[_Armed]] = {}  # path -> faults, in the order in which they were armed
         self._refusals: dict[str, int] = {}  # path -> incarnations that are yet to be refused
         self._over = trio.Event()
+        self.onlooker: Callable[[str], object] | None = None
+        """Told the path of each event, and of each message that is about to be handled."""
 
     # --- the interposer ---------------------------------------------------------------------------
 
@@ -70,6 +73,8 @@ class Injector:
         """See `Interposer`."""
         self.runtimes.append(runtime)
         runtime.events.subscribe(self.journal.record)
+        if self.onlooker is not None:
+            runtime.events.subscribe(self._tell)
 
     def intake_class(self, cls: type[I]) -> type[I]:
         """See `Interposer`."""
@@ -109,8 +114,14 @@ class Injector:
         """Count a fault."""
         self.journal.faults[cast("str", fault.__struct_config__.tag)] += 1
 
+    def _tell(self, event: Event) -> None:
+        if self.onlooker is not None:
+            self.onlooker(event.path)
+
     def _in_front(self, path: str, name: str, handler: Handler) -> Handler:
         def handle(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+            if self.onlooker is not None:
+                self.onlooker(path)
             coroutine = handler(*args, **kwargs)  # raises TypeError for wrong arguments, as it would without us
             fault = self._due(path, name)
             return coroutine if fault is None else self._suffer(fault, path, coroutine)

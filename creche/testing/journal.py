@@ -53,7 +53,7 @@ class Summary:
     faults
         How many of each kind have struck.
     dead_letters
-        Casts that were accepted and never handled, by reason.
+        Casts that were accepted and of which nobody knows that they were handled, by reason.
     """
 
     calls: Mapping[str, int]

@@ -6,12 +6,18 @@ import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 
+import creche
 from creche import chaos
+from creche.chaos.explore import shrunk
+from creche.chaos.plan import Target, draw
 from creche.chaos.world import World
+from creche.testing import Trace
 from tests.chaos.scenarios import counting, forgetful, torn
 
 
@@ -59,6 +65,96 @@ def test_check_raises_with_a_test_to_paste_that_fails_again(tmp_path: Path) -> N
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Violated" in done.stdout
+
+
+SLOW = 20.0  # seconds
+
+
+async def slow_after_a_crash(world: World) -> None:
+    async with creche.open_runtime("r", root=creche.supervisor("root", creche.child(Worker))) as runtime:
+        async with world.unleashed(runtime):
+            await trio.sleep(10)
+        crashed = runtime.node_of("root/worker").restarts > 0
+        await trio.sleep(SLOW if crashed else 0)
+
+
+class Worker(creche.Actor):
+    async def work(self) -> None: ...
+
+
+def test_the_test_to_paste_has_the_patience() -> None:
+    (finding,) = chaos.explore(slow_after_a_crash, range(20), patience=SLOW).findings
+    assert f"chaos.replay(slow_after_a_crash, plan, patience={SLOW})" in finding.test
+
+
+class Scenarios:
+    @staticmethod
+    async def wrong(world: World) -> None:
+        raise ValueError(r"C:\new \"x\" ")
+
+
+def test_the_test_to_paste_is_python_whatever_the_scenario_is() -> None:
+    def local() -> chaos.Scenario:
+        async def scenario(world: World) -> None:
+            await Scenarios.wrong(world)
+
+        return scenario
+
+    for scenario in (Scenarios.wrong, local(), partial(Scenarios.wrong), lambda world: Scenarios.wrong(world)):
+        (finding,) = chaos.explore(scenario, [-3]).findings
+        compile(finding.test, "pasted", "exec")
+        assert "def test_chaos_seed_minus_3(" in finding.test
+        how = "import Scenarios\n" if scenario is Scenarios.wrong else "(scenario) -> None:"
+        assert how in finding.test
+
+
+def test_what_outlives_the_runs_is_told_from_what_a_plan_does() -> None:
+    """Else every plan would seem to fail, and the smallest is the empty one."""
+    broken: list[int] = []
+
+    async def scenario(world: World) -> None:
+        if world.seed == 2:
+            broken.append(2)
+        assert not broken
+
+    (finding,) = chaos.explore(scenario, range(5)).findings
+    assert "# Not shrunk: seed 1 held before seed 2 failed, and fails since." in finding.test
+    assert finding.shrunk is finding.run
+    (first,) = chaos.explore(scenario, range(5)).findings
+    assert "# It fails without any fault." in first.test
+
+
+def test_a_long_plan_is_shrunk_as_well() -> None:
+    """To steps of which none can be left out, in few runs."""
+    tree = [Target("root/a", ("go",)), Target("root/b", ("go",))]
+    plan = draw(1, tree, chaos.Recipe(lasting=400))
+    needed = set(plan.steps[:: len(plan.steps) // 3])
+    tried: list[chaos.Plan] = []
+
+    def again(plan: chaos.Plan) -> chaos.Run:
+        tried.append(plan)
+        failure = ValueError() if needed <= set(plan.steps) else None
+        return chaos.Run(1, plan, failure, chaos.Journal().summary(), Trace())
+
+    assert len(plan.steps) > 700
+    assert set(shrunk(again(plan), again).plan.steps) == needed
+    assert len(tried) < 700
+
+
+def test_a_plan_that_does_not_fit_is_no_finding() -> None:
+    async def scenario(world: World) -> None:
+        async with creche.open_runtime("r") as runtime, world.unleashed(runtime):
+            raise AssertionError("not reached")
+
+    with pytest.raises(chaos.PlanInvalid, match="nobody"):
+        chaos.check(scenario, 5, recipe=chaos.Recipe(only=("root/nobody",)))
+
+
+def test_runs_that_would_be_none_are_refused() -> None:
+    with pytest.raises(creche.SpecInvalid, match="at least 1"):
+        chaos.check(counting, 0)
+    with pytest.raises(creche.SpecInvalid, match="patience"):
+        chaos.run(counting, patience=-1)
 
 
 def test_shrinking_can_be_left_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -224,10 +225,88 @@ def test_an_action_that_there_is_not_is_refused_before_anything_strikes() -> Non
     chaos.replay(scenario, chaos.Plan(0, (chaos.Step(1, "", chaos.Act("flop")),)))
 
 
-def test_faults_for_who_is_not_there_are_passed_over() -> None:
+def test_an_action_that_fails_is_the_failure_of_the_run() -> None:
+    """But that whom it calls is down is to be expected."""
+
+    async def scenario(world: World) -> None:
+        counts: dict[str, int] = {}
+
+        def down() -> None:
+            raise creche.ActorStopped("root/x")
+
+        world.action("down", down)
+        world.action("wrong", lambda: counts["key"])
+        with pytest.raises(creche.SpecInvalid, match="a function, sync or async"):
+            world.action("x", 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        async with creche.open_runtime("bench") as runtime, world.unleashed(runtime):
+            await trio.sleep(2)
+
+    chaos.replay(scenario, chaos.Plan(0, (chaos.Step(1, "", chaos.Act("down")),)))
+    with pytest.raises(chaos.Violated, match="actions of the scenario succeed: wrong: KeyError: 'key'"):
+        chaos.replay(scenario, chaos.Plan(0, (chaos.Step(1, "", chaos.Act("wrong")),)))
+
+
+FOR_ANYBODY = (chaos.Kill(), chaos.Cut(), chaos.Crash())
+
+
+def test_faults_for_who_has_gone_are_passed_over() -> None:
     async def body(bench: Bench) -> None:
+        passing = await bench.runtime.start(creche.child(Worker, []).options(name="passing"))
+        await trio.sleep(0.5)
+        await bench.runtime.stop(passing)
         await trio.sleep(2)
         assert await bench.worker.ask.work("x") == "x"
 
-    steps = [chaos.Step(0, "root/gone", fault) for fault in (chaos.Kill(), chaos.Cut(), chaos.Crash())]
+    steps = [chaos.Step(1, "root/passing", fault) for fault in FOR_ANYBODY]
     assert under(steps, body).summary.faults == {}
+
+
+def test_a_target_that_has_never_been_there_is_a_mistake_in_the_plan() -> None:
+    async def body(bench: Bench) -> None:
+        await trio.sleep(2)
+
+    for fault in FOR_ANYBODY:
+        with pytest.raises(chaos.Violated, match="targets are in the tree: 'root/nobody' was not, by 1 s"):
+            under([chaos.Step(1, "root/nobody", fault)], body)
+
+
+@pytest.mark.parametrize(
+    ("target", "fault", "match"),
+    [
+        (PATH, chaos.Crash("wrk"), "a message of this actor: work, other, cut"),
+        ("root/sub", chaos.Hang(), "a supervisor has no handlers"),
+        ("root/sub", chaos.Cut(), "an actor with the message cut"),
+    ],
+)
+def test_a_plan_that_does_not_fit_the_tree_is_refused(target: str, fault: chaos.Fault, match: str) -> None:
+    """Before anything strikes, and as a mistake, which is no finding."""
+
+    async def body(bench: Bench) -> None:
+        raise AssertionError("not reached")
+
+    with pytest.raises(chaos.PlanInvalid, match=match):
+        under([chaos.Step(1, target, fault)], body)
+
+
+def test_a_cut_of_a_proxy_resets_its_connections() -> None:
+    async def echo(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            async for data in stream:
+                await stream.send_all(data)
+
+    async def scenario(world: World) -> None:
+        async with trio.open_nursery() as nursery:
+            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            nursery.start_soon(trio.serve_listeners, echo, [listener])
+            async with creche.open_runtime("bench") as runtime:
+                proxy = await runtime.start(chaos.tcp_proxy(listener.socket.getsockname()))
+                client = await trio.open_tcp_stream(*await proxy.address())
+                await client.send_all(b"x")
+                assert await client.receive_some() == b"x"
+                async with client, world.unleashed(runtime):
+                    with pytest.raises(trio.BrokenResourceError):
+                        await client.receive_some()
+            nursery.cancel_scope.cancel()
+
+    one = chaos.run_live(scenario, plan=chaos.Plan(0, (chaos.Step(0.01, "root/tcp_proxy", chaos.Cut()),)))
+    assert (one.failure, one.summary.faults, one.summary.dead_letters) == (None, {"cut": 1}, {})

@@ -65,9 +65,40 @@ def test_a_plan_that_is_wrong_is_refused_with_the_place() -> None:
 
 
 @pytest.mark.parametrize(
+    ("step", "match"),
+    [
+        ('{"at": -1, "target": "", "fault": {"type": "kill"}}', r"Step.at = -1.*\$\.steps\[0\]"),
+        ('{"at": 1, "target": "", "fault": {"type": "kill", "why": ""}}', "unknown field `why`"),
+        ('{"at": 1, "target": "", "fault": {"type": "kill"}, "when": 2}', "unknown field `when`"),
+        ('{"at": 1, "target": "", "fault": {"type": "delay", "seconds": -5}}', "Delay.seconds = -5"),
+        ('{"at": 1, "target": "", "fault": {"type": "crash", "nth": 0}}', "Crash.nth = 0"),
+        ('{"at": 1, "target": "", "fault": {"type": "crash", "message": ""}}', "Crash.message = ''"),
+        ('{"at": 1, "target": "", "fault": {"type": "refuse_start", "times": 0}}', "RefuseStart.times = 0"),
+    ],
+)
+def test_steps_that_make_no_sense_are_refused(step: str, match: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=match):
+        chaos.Plan.from_json(f'{{"seed": 1, "steps": [{step}]}}')
+
+
+def test_what_else_a_plan_cannot_be() -> None:
+    late, early = (chaos.Step(at, "root/a", chaos.Kill()) for at in (2, 1))
+    with pytest.raises(creche.SpecInvalid, match="in order of time: the one before is at 2 s"):
+        chaos.Plan(1, (late, early))
+    with pytest.raises(creche.SpecInvalid, match=r"not of creche\.chaos\.network"):
+        chaos.Step(1, "root/a", chaos.network.Cut(3))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(creche.SpecInvalid, match="finite"):
+        chaos.StepClock(float("nan"))
+    with pytest.raises(msgspec.ValidationError, match="unknown field `stepz`"):
+        chaos.Plan.from_json('{"seed": 1, "stepz": []}')
+
+
+@pytest.mark.parametrize(
     ("values", "match"),
     [
         ({"lasting": -1}, "lasting"),
+        ({"lasting": float("inf")}, "lasting"),
+        ({"weights": {"kill": float("inf")}}, "finite"),
         ({"every": 0}, "every"),
         ({"only": "root/*"}, "only"),
         ({"weights": {"explode": 1}}, "kinds of faults"),
@@ -92,6 +123,13 @@ def test_kinds_that_nothing_can_suffer_are_not_drawn() -> None:
     assert {type(step.fault) for step in steps} == {chaos.Kill, chaos.StepClock}
 
 
+@pytest.mark.parametrize("kind", ["crash", "cut", "act"])
+def test_a_kind_that_nothing_can_suffer_cannot_be_asked_for(kind: Kind) -> None:
+    with pytest.raises(chaos.PlanInvalid, match=f"'{kind}'.*can suffer it: it takes"):
+        draw(1, [Target("root/sub", ())], chaos.Recipe(weights={kind: 1}))
+    draw(1, [Target("root/sub", ())], chaos.Recipe(weights={kind: 0}))
+
+
 class Idle(creche.Actor):
     async def go(self) -> None:
         """Nothing."""
@@ -107,3 +145,5 @@ async def test_targets_are_the_nodes_that_patterns_name_and_the_root_only_by_nam
         assert found() == ["root/sub", "root/sub/a", "root/sub/b"]
         assert found(never=("*/b",)) == ["root/sub", "root/sub/a"]
         assert found(only=("root", "root/sub/b")) == ["root", "root/sub/b"]
+        with pytest.raises(chaos.PlanInvalid, match=r"'\*/c': .* there are root, root/sub, root/sub/a, root/sub/b"):
+            found(only=("*/a", "*/c"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 import trio.lowlevel
@@ -40,6 +42,79 @@ def test_what_must_always_hold_is_looked_at_after_each_event() -> None:
             await trio.sleep_forever()
 
     assert violation_of(scenario).name == "held"
+
+
+async def wait_until_violated(world: World) -> None:
+    await trio.sleep(1)
+    assert world.violation is None  # nothing has happened
+    await trio.sleep(1)
+
+
+def test_what_must_always_hold_is_looked_at_before_each_message() -> None:
+    """What does not hold for a moment only is seen, too."""
+
+    async def scenario(world: World) -> None:
+        held = [True]
+        world.always("held", lambda: held[0])
+        async with creche.open_runtime("r") as runtime:
+            sleeper = await runtime.start(creche.child(Sleeper))
+            held[0] = False
+            with pytest.raises(trio.Cancelled):
+                await sleeper.ask.sleep(0)
+            held[0] = True
+            await trio.sleep_forever()
+
+    assert violation_of(scenario).name == "held"
+
+
+@pytest.mark.parametrize("when", ["before", "after", "at the end"])
+def test_what_must_always_hold_is_looked_at_all_along(when: str) -> None:
+    """Also while nothing strikes."""
+
+    async def scenario(world: World) -> None:
+        held = [True]
+        world.always("held", lambda: held[0])
+        async with creche.open_runtime("r") as runtime:
+            if when != "before":
+                async with world.unleashed(runtime):
+                    await trio.sleep(1)
+            if when != "at the end":
+                held[0] = False
+                await runtime.start(creche.child(Sleeper))
+                await trio.sleep_forever()
+        held[0] = False
+
+    assert violation_of(scenario).name == "held"
+
+
+@pytest.mark.parametrize("value", [False, 0, "", ()])
+def test_what_is_false_does_not_hold(value: object) -> None:
+    async def scenario(world: World) -> None:
+        conditions: dict[str, Any] = {"nothing said": lambda: None, "true": lambda: 1, "false": lambda: value}
+        for name, condition in conditions.items():
+            world.always(name, condition)
+
+    assert violation_of(scenario).name == "false"
+
+
+def test_two_conditions_cannot_have_one_name() -> None:
+    async def scenario(world: World) -> None:
+        world.always("x", lambda: True)
+        with pytest.raises(creche.SpecInvalid, match="a name of its own"):
+            world.always("x", lambda: True)
+
+    chaos.replay(scenario, chaos.Plan(0))
+
+
+def test_a_condition_that_gives_something_to_await_cannot_be_judged() -> None:
+    async def scenario(world: World) -> None:
+        async def condition() -> bool:
+            return True
+
+        gives_a_coroutine: Any = lambda: condition()  # noqa: E731  # to be typed as anything
+        world.always("x", gives_a_coroutine)
+
+    assert "awaits nothing" in str(violation_of(scenario))
 
 
 def test_an_assertion_says_more() -> None:
@@ -85,9 +160,22 @@ def test_eventually_waits_for_what_holds_later() -> None:
             assert trio.current_time() >= 5
             return True
 
+        def said() -> None:
+            assert trio.current_time() >= 5
+
         await world.eventually("late", late, within=4)
         await world.eventually("asserted", asserted, within=4)
+        await world.eventually("said", said, within=0)
         assert trio.current_time() == pytest.approx(5, abs=0.02)
+
+    chaos.replay(scenario, chaos.Plan(0))
+
+
+@pytest.mark.parametrize("times", [{"within": 1, "every": 0}, {"within": -1}, {"within": float("inf")}])
+def test_eventually_takes_times_in_which_something_can_happen(times: dict[str, float]) -> None:
+    async def scenario(world: World) -> None:
+        with pytest.raises(creche.SpecInvalid, match="a number of seconds"):
+            await world.eventually("x", lambda: False, **times)
 
     chaos.replay(scenario, chaos.Plan(0))
 

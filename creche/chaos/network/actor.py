@@ -109,8 +109,8 @@ class ProxyActor(Actor):
         self._put({name: fault for name, fault in before.items() if name not in gone} | by_name(come))
         return tuple(before[name] for name in names if name in before)
 
-    async def cut(self, how: Ending) -> int:
-        """All connections end. Returns how many there were."""
+    async def cut(self, how: Ending = "reset") -> int:
+        """All connections end. Returns how many there were. The fault `Cut` of a plan calls it without an argument."""
         for connection in self._connections.values():
             connection.cut(how)
         return len(self._connections)
