@@ -55,8 +55,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         require_seconds("Step.at", self.at)
-        # Not for the types' sake only: faults of `chaos.network` have names like these.
-        require(self, "fault", isinstance(self.fault, Fault), "a fault of creche.chaos, not of creche.chaos.network")
+        fault: object = self.fault  # those of `chaos.network` have names like these
+        require(self, "fault", isinstance(fault, Fault), "a fault of creche.chaos, not of creche.chaos.network")
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

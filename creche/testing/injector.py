@@ -2,8 +2,8 @@
 
 Theory of operation
 -------------------
-A fault in a handler is *armed* for a path and strikes when a message of that actor is about to be handled for the
-`nth` time from then on. The injector learns of each handling because it puts a function in front of each message of
+A fault in a handler is *armed* for a path and strikes when the `nth` message from then on is about to be handled by
+that actor; each item of a batch is one. The injector learns of each handling because it puts a function in front of each message of
 each incarnation, on the object, when it has been constructed; the actor's class and the core know nothing of it.
 
 A handler that hangs is held until `disarm`, which ends the chaos: what would never end by itself could not be told from
@@ -12,7 +12,7 @@ what is lost. Cells are made of a subclass that writes the outcome of each call 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
@@ -47,11 +47,11 @@ class _Armed:
         self.fault = fault
         self.left = fault.nth
 
-    def strikes(self, message: str) -> bool:
-        """Count this handling: whether it is time to strike."""
+    def strikes(self, message: str, times: int) -> bool:
+        """Count so many messages, which are handled together: whether it is time to strike."""
         if self.fault.message not in (None, message):
             return False
-        self.left -= 1
+        self.left -= times
         return self.left <= 0
 
 
@@ -92,7 +92,8 @@ class Injector:
     def in_front_of(self, actor: Actor, names: Iterable[str]) -> None:
         """See `Interposer`."""
         for name in names:
-            setattr(actor, name, self._in_front(actor.context.path, name, getattr(actor, name)))
+            batched = actor.__messages__[name].batch > 0
+            setattr(actor, name, self._in_front(actor.context.path, name, getattr(actor, name), batched))
 
     # --- faults -----------------------------------------------------------------------------------
 
@@ -101,7 +102,13 @@ class Injector:
         if isinstance(fault, RefuseStart):
             self._refusals[path] = self._refusals.get(path, 0) + fault.times
         else:
-            self._armed.setdefault(path, []).append(_Armed(fault))
+            self.arm_together((path,), fault)
+
+    def arm_together(self, paths: Iterable[str], fault: InHandler) -> None:
+        """Let a fault strike once, at one of several actors: their messages are counted together."""
+        armed = _Armed(fault)
+        for path in paths:
+            self._armed.setdefault(path, []).append(armed)
 
     def disarm(self) -> None:
         """The chaos is over: what has not struck never will, and what hangs goes on."""
@@ -118,25 +125,27 @@ class Injector:
         if self.onlooker is not None:
             self.onlooker(event.path)
 
-    def _in_front(self, path: str, name: str, handler: Handler) -> Handler:
+    def _in_front(self, path: str, name: str, handler: Handler, batched: bool) -> Handler:
         def handle(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
             if self.onlooker is not None:
                 self.onlooker(path)
             coroutine = handler(*args, **kwargs)  # raises TypeError for wrong arguments, as it would without us
-            fault = self._due(path, name)
+            armed = self._armed.get(path)
+            if not armed:
+                return coroutine
+            fault = self._due(armed, name, len(args[0]) if batched else 1)
             return coroutine if fault is None else self._suffer(fault, path, coroutine)
 
         return handle
 
-    def _due(self, path: str, message: str) -> InHandler | None:
+    def _due(self, armed: Sequence[_Armed], message: str, times: int) -> InHandler | None:
         """The fault that strikes at this handling. One handling suffers one: if two are due, the later one waits."""
-        armed = self._armed.get(path)
-        if not armed:
-            return None
-        due = [one for one in armed if one.strikes(message)]  # each of them counts
+        due = [one for one in armed if one.strikes(message, times)]  # each of them counts
         if not due:
             return None
-        armed.remove(due[0])
+        for waiting in self._armed.values():
+            if due[0] in waiting:
+                waiting.remove(due[0])
         self.struck(due[0].fault)
         return due[0].fault
 

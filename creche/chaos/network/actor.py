@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from ...runtime.actor import Actor
-from .connection import Connection, Traffic, reset
+from ...runtime.actor import Actor, message
+from .connection import Connection, Traffic
 from .events import ConnectionClosed, ConnectionOpened, FaultsChanged, ListenerChanged, UpstreamUnreachable
 from .faults import Ending, Fault, by_name
 from .link import Link
 from .port import Address, Port
+from .sockets import reset
 from .statistics import Statistics
 
 if TYPE_CHECKING:
@@ -123,8 +124,9 @@ class ProxyActor(Actor):
             self._desk.port.refuse()
             self._tell(partial(ListenerChanged, listening=False))
 
+    @message(raises=OSError)
     async def accept(self) -> None:
-        """Accept connections again, on the same port."""
+        """Accept connections again, on the same port. Raises OSError, and goes on refusing, if it is taken."""
         if self._desk.port.listener is None:
             self._desk.port.open()
             self._serve()
@@ -187,7 +189,7 @@ class ProxyActor(Actor):
             try:
                 with trio.fail_after(_DIAL_WITHIN):
                     server = await connection.dialed(partial(trio.open_tcp_stream, *self._plan.upstream))
-            except (OSError, trio.TooSlowError) as error:
+            except (OSError, ValueError, trio.TooSlowError) as error:  # ValueError: no name that could be looked up
                 self._desk.unreachable += 1
                 self._tell(partial(UpstreamUnreachable, number=number, error=str(error) or type(error).__name__))
                 await reset(client)

@@ -14,8 +14,6 @@ writes to it is an error in Trio. Streams are closed by their context managers, 
 from __future__ import annotations
 
 import math
-import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import NamedTuple, final
@@ -25,12 +23,15 @@ import trio
 from .faults import Ending, Fault
 from .line import Line, Mark
 from .link import End, Link
-
-Stream = trio.abc.HalfCloseableStream
+from .sockets import Stream, is_over, on_its_way, probe, reset
 
 CHUNK = 65_536
 LINGER = 1.0
 """Seconds for which, after an orderly close, what still arrives is thrown away instead of being answered by a reset."""
+PATIENCE = 5.0
+"""Seconds for which, before a reset, a peer may take nothing of what is on its way to it."""
+_GLANCE = 0.005  # seconds between two looks at what is on its way: a reset is to follow its bytes closely
+_LOOK = 1.0  # seconds between two looks whether a peer is there that has nothing to say
 
 
 class Traffic(NamedTuple):
@@ -138,17 +139,23 @@ class Connection:
     # --- the end --------------------------------------------------------------------------------------
 
     async def _watch(self, client: Stream, server: Stream) -> End:
-        vanished = False
+        left: Stream | None = None
         while (end := self._link.verdict(trio.current_time())) is None:
-            if self._link.gone is not None and not vanished:
-                vanished = True
-                await reset(server if self._link.gone == "server" else client)
-            else:
+            if self._link.gone is not None and left is None:
+                vanished, left = (server, client) if self._link.gone == "server" else (client, server)
+                await reset(vanished)
+                probe(left)
+            elif left is None:
                 await self._bell.wait(self._link.due())
+            elif is_over(left):
+                self._link.cut("done")
+            else:
+                await self._bell.wait(min(self._link.due(), trio.current_time() + _LOOK))
         return end
 
     async def _finish(self, end: End, client: Stream, server: Stream) -> None:
         if end == "reset":
+            await self._arrival(client, server)
             await reset(client)
             await reset(server)
         elif end == "close":
@@ -157,9 +164,22 @@ class Connection:
             for stream in (client, server):
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await stream.send_eof()
+            await self._arrival(client, server)
             by = trio.current_time() + LINGER
             while self._reading and trio.current_time() < by:
                 await self._bell.wait(by)
+
+    async def _arrival(self, client: Stream, server: Stream) -> None:
+        """Wait until the bytes before a cut or a reset have arrived: that throws away what the kernel still has."""
+        left, by = math.inf, 0.0
+        while (line := self._link.promised) is not None:
+            still_left, now = on_its_way(server if line is self._link.upstream else client), trio.current_time()
+            if still_left < left:
+                left, by = still_left, now + PATIENCE
+            if not left or now >= by:
+                break
+            await self._bell.wait(min(now + _GLANCE, self._link.due()))
+            self._link.verdict(trio.current_time())
 
     # --- the bytes ------------------------------------------------------------------------------------
 
@@ -224,13 +244,3 @@ class Connection:
             self._dialing.cancel("the connection ends")
         for bell in (self._bell, self._upstream.fed, self._upstream.room, self._downstream.fed, self._downstream.room):
             bell.ring()
-
-
-async def reset(stream: Stream) -> None:
-    """Close with a reset (RST) where there is such a thing: what waits to be sent is thrown away."""
-    if isinstance(stream, trio.SocketStream):
-        with suppress(OSError, trio.ClosedResourceError):
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        stream.socket.close()
-    else:
-        await trio.aclose_forcefully(stream)

@@ -144,7 +144,8 @@ class _Corrupt(Effect[Corrupt]):
         if p == 0.0:
             self._next = math.inf
         elif p < 1.0:
-            self._next += 1 + math.floor(math.log(1.0 - self.random.random()) / math.log1p(-p))
+            gap = math.log(1.0 - self.random.random()) / math.log1p(-p)
+            self._next += 1 + math.floor(gap) if gap < _NO_LIMIT else math.inf
         else:
             self._next += 1
 

@@ -5,6 +5,7 @@ They do nothing themselves; `effects` has what each of them does to bytes, `link
 
 from __future__ import annotations
 
+from sys import float_info
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -36,7 +37,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_f
     Raises
     ------
     SpecInvalid
-        A value is out of range.
+        A value is out of range, or of a wrong type.
     """
 
     direction: Direction = "both"
@@ -57,6 +58,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_f
         require_one_of(self, "direction", DIRECTIONS)
         require_number(self, "toxicity")
         require(self, "toxicity", self.toxicity <= 1, "a probability, from 0 to 1")
+        require(self, "name", type(self.name) is str, "a text; leave it out for the default")
         self.check()
 
     def check(self) -> None:
@@ -109,8 +111,9 @@ class Blackhole(Fault, frozen=True):
 class HalfOpen(Fault, frozen=True):
     """One side vanishes and the other is not told: it may go on sending, and will never hear anything.
 
-    The connection to the `gone` side is reset. The other one stays open until its owner closes it or the fault is
-    lifted, which resets it. `direction` has no meaning here.
+    The connection to the `gone` side is reset. The other one stays open until its owner resets it, or has closed it
+    altogether, which takes the kernel a minute to find out (on Linux): an end of a stream may be half a close, and is
+    not answered. To lift the fault resets it, too. `direction` has no meaning here.
     """
 
     gone: Literal["server", "client"] = "server"
@@ -137,7 +140,8 @@ class Cut(Fault, frozen=True):
     """The connection ends when `after` bytes have passed: in the middle of a frame, for instance.
 
     They are counted from when the fault and the connection meet, for each direction that it strikes; with 0 it ends at
-    once. The end is a reset, or an orderly close, of both sides.
+    once. The end is a reset, or an orderly close, of both sides; it waits until the kernel of whoever gets the bytes has
+    them, for as long as it takes any.
     """
 
     after: int
@@ -195,7 +199,7 @@ def require_finite(fault: Fault, name: str) -> None:
     """Raise `SpecInvalid` unless the field is a number from 0 on, and not infinity."""
     require_number(fault, name)
     value: Any = getattr(fault, name)
-    require(fault, name, value != float("inf"), "a finite number of at least 0")
+    require(fault, name, value <= float_info.max, "a finite number of at least 0")  # an int may be above every float
 
 
 def require_undirected(fault: Fault) -> None:

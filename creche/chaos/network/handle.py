@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import final
+from typing import cast, final
 
 import trio
 
@@ -46,6 +46,9 @@ class TcpProxy(ComponentHandle):
 
     async def remove(self, *names: str) -> int:
         """Lift faults, by name. Returns how many of them there were."""
+        for name in names:
+            if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] # else it lifts nothing
+                raise SpecInvalid("names", name, "names of faults, such as 'latency'; see `faults`")
         return len(await self._handle(ProxyActor).ask.exchange(names, ()))
 
     async def clear(self) -> None:
@@ -87,7 +90,11 @@ class TcpProxy(ComponentHandle):
         await self._handle(ProxyActor).ask.refuse()
 
     async def accept(self) -> None:
-        """Accept connections again, on the same port."""
+        """Accept connections again, on the same port.
+
+        Raises OSError, and goes on refusing, if somebody else listens there all the same; see the page on how far the
+        port is reserved.
+        """
         await self._handle(ProxyActor).ask.accept()
 
     async def statistics(self) -> Statistics:
@@ -142,7 +149,10 @@ def tcp_proxy(
     return ComponentSpec(name, child(ProxyActor, plan), TcpProxy)
 
 
-def _checked(faults: tuple[object, ...]) -> tuple[Fault, ...]:
+def _checked(faults: object) -> tuple[Fault, ...]:
+    if not isinstance(faults, (tuple, list)):
+        raise SpecInvalid("faults", faults, "one fault, or a tuple of them")
+    faults = cast("Sequence[object]", faults)
     checked = tuple(fault for fault in faults if isinstance(fault, Fault) and type(fault) is not Fault)
     if len(checked) < len(faults):
         wrong = next(fault for fault in faults if fault not in checked)
@@ -152,9 +162,22 @@ def _checked(faults: tuple[object, ...]) -> tuple[Fault, ...]:
 
 def _checked_address(name: str, address: object, *, lowest: int = 1) -> Address:
     match address:
-        case (str(host), int(port)) if host and lowest <= port <= 65535:
+        case (str(host), int(port)) if host and port is not True and lowest <= port <= 65535:
+            _check_host(name, address, host)
             return host, port
         case _:
             raise SpecInvalid(
                 name, address, f"host and port, such as ('127.0.0.1', 6379); ports from {lowest} to 65535"
             )
+
+
+def _check_host(name: str, address: object, host: str) -> None:
+    """What is refused here would be refused by every look-up."""
+    try:
+        possible = b"\0" not in host.encode("idna")
+    except UnicodeError:
+        possible = False
+    if not possible:
+        raise SpecInvalid(
+            name, address, "a host whose labels, between single dots, have 1 to 63 characters, or an IP address"
+        )

@@ -41,9 +41,12 @@ class Link:
         self.downstream = Line()
         self.gone: Side | None = None
         """The side that has vanished without the other being told."""
+        self.promised: Line | None = None
+        """The line whose bytes are to arrive before the connection ends; None: the end waits for none."""
         self._random = random
         self._met: dict[str, _Met] = {}
         self._end: End | None = None
+        self._ended: set[Line] = set()  # those whose end has been read
         self._passed_on: list[Line] = []  # those whose end has been passed on
 
     def change(self, faults: Mapping[str, Fault], now: float) -> list[str]:
@@ -63,35 +66,51 @@ class Link:
 
     def verdict(self, now: float) -> End | None:
         """How the connection is to end now, if it is; then that stands."""
-        if self._end is None:
-            self._end = self.upstream.ending() or self.downstream.ending()
-        if self._end is None and self.due() <= now:
-            self._end = "reset"
+        for line in (self.upstream, self.downstream):
+            if self._end is None and (how := line.ending()) is not None:
+                self._end_after(line, how)
+        if self.due() <= now:
+            self.cut("reset")
         return self._end
 
     def cut(self, how: End) -> None:
-        """End it."""
+        """End it, and at once: no promise is kept any more."""
         self._end = self._end or how
+        self.promised = None
 
     def ended(self, line: Line, mark: Mark, now: float) -> None:
         """Whoever sends into `line` has ended the stream."""
+        self._ended.add(line)
+        if self._other(line).deaf:
+            mark = Mark.RESET  # the kernel reports a reset once: to a writer, and then the reader sees an orderly end
         if self.gone is None:
             line.end(mark, now)
-        elif line is (self.upstream if self.gone == "server" else self.downstream):
-            self.cut("done")  # the one that was left has left, too
+        elif mark is Mark.RESET and line is (self.upstream if self.gone == "server" else self.downstream):
+            self.cut("done")  # the one that was left has left, too; its orderly end may be half a close
 
     def passed_on(self, line: Line, mark: Mark) -> None:
         """The stream's end has come out of `line`."""
         self._passed_on.append(line)
         if mark is Mark.RESET:
-            self.cut("reset")
+            self._end_after(line, "reset")
         elif self.upstream in self._passed_on and self.downstream in self._passed_on:
             self.cut("done")
 
     def lost(self, line: Line, now: float) -> None:
-        """What came out of `line` could not be passed on, for nobody is there: the other direction says so."""
+        """What came out of `line` could not be passed on, for nobody is there.
+
+        The other direction says so at its end: what was sent in it before may still have to be read.
+        """
         line.deaf = True
-        self.ended(self.downstream if line is self.upstream else self.upstream, Mark.RESET, now)
+        if self._other(line) in self._ended:
+            self.ended(self._other(line), Mark.RESET, now)
+
+    def _other(self, line: Line) -> Line:
+        return self.downstream if line is self.upstream else self.upstream
+
+    def _end_after(self, line: Line, how: End) -> None:
+        if self._end is None:
+            self._end, self.promised = how, line
 
     def _meet(self, before: _Met | None, fault: Fault, now: float) -> _Met:
         if before is not None and before.fault == fault:

@@ -2,6 +2,10 @@
 
 While nobody listens, the kernel refuses connections; but somebody else could take the port. So a second socket, which
 is bound to the same address and never listens, holds it for as long as the `Port` lives.
+
+Servers set SO_REUSEADDR, and Linux gives them a port whose other sockets all have it and do not listen. So the socket
+that holds the port has it only while we listen, or are about to. The option is taken away from the bound socket: to
+bind without it would fail as long as a connection of that port is open, or in TIME_WAIT.
 """
 
 from __future__ import annotations
@@ -33,19 +37,19 @@ class Port:
             raise
 
     def open(self) -> None:
-        """Listen. Does nothing if it does already."""
+        """Listen. Does nothing if it does already. Raises OSError, and goes on refusing, if somebody else does."""
         if self.listener is None:
-            listener = _bound(self.address)
+            self._share(True)
             try:
-                listener.listen(_BACKLOG)
-            except OSError as error:
-                listener.close()
-                raise _cannot_listen(self.address, error) from None
-            self.listener = listener
+                self.listener = _listening(self.address)
+            except OSError:
+                self._share(False)
+                raise
 
     def refuse(self) -> None:
         """Stop to listen; the port stays ours. Whoever waits to be accepted is reset."""
         if self.listener is not None:
+            self._share(False)
             self.listener.close()
             self.listener = None
 
@@ -53,6 +57,20 @@ class Port:
         """Give the port back."""
         self.refuse()
         self._held.close()
+
+    def _share(self, shared: bool) -> None:
+        if _ADDRESS_IS_SHARED:
+            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, shared)
+
+
+def _listening(address: Address) -> socket.socket:
+    listener = _bound(address)
+    try:
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(address, error) from None
+    return listener
 
 
 def _bound(address: Address) -> socket.socket:
