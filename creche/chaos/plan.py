@@ -55,8 +55,11 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         require_seconds("Step.at", self.at)
-        fault: object = self.fault  # those of `chaos.network` have names like these
-        require(self, "fault", isinstance(fault, Fault), "a fault of creche.chaos, not of creche.chaos.network")
+        require(self, "fault", _is_fault(self.fault), "a fault of creche.chaos, not of creche.chaos.network")
+
+
+def _is_fault(value: object) -> bool:
+    return isinstance(value, Fault)  # those of `chaos.network` have names like these
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

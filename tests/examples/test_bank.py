@@ -64,7 +64,7 @@ def test_what_is_violated_is_told_by_the_exit_status(
     ("arguments", "complaint"),
     [
         (["nothing"], "module:attribute"),
-        (["examples.chaos.bank:LEDGER"], "neither a creche.App nor an async function"),
+        (["examples.chaos.bank:LEDGER"], "neither a creche.App nor"),
         (["examples.chaos.bank:app", "--plan", "no-such-file"], "no-such-file"),
         (["examples.chaos.bank:app", "--weight", "explode=1"], "kinds of faults"),
     ],
