@@ -304,7 +304,7 @@ def test_a_cut_of_a_proxy_resets_its_connections() -> None:
                 await client.send_all(b"x")
                 assert await client.receive_some() == b"x"
                 async with client, world.unleashed(runtime):
-                    with pytest.raises(trio.BrokenResourceError):
+                    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
                         await client.receive_some()
             nursery.cancel_scope.cancel()
 

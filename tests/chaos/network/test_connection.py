@@ -13,9 +13,10 @@ from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 import creche.testing
 from creche.chaos.network import Blackhole, Cut, Fault, HalfOpen, Latency, Rate, Reset, Slicer, SlowClose, Stall
-from creche.chaos.network.connection import LINGER, Connection, Stream
+from creche.chaos.network.connection import LINGER, Connection
 from creche.chaos.network.faults import by_name
 from creche.chaos.network.link import Link
+from creche.chaos.network.sockets import Stream
 from tests.cancelling import Strike, everywhere
 from tests.core.support import settle
 

@@ -17,7 +17,7 @@ import creche
 from creche import chaos
 from creche.chaos import network
 from creche.chaos.network import Blackhole, Corrupt, Cut, Fault, HalfOpen, Latency, Reset, Stall
-from creche.chaos.network.connection import reset
+from creche.chaos.network.sockets import reset
 from creche.runtime.asgi import Receive, Scope, Send
 from tests.core.support import recorded
 
