@@ -174,7 +174,8 @@ def explore(
     findings
         How many are enough.
     shrink
-        Look for the smallest plan that fails in the same way: some hundreds of runs more for each finding.
+        Look for the smallest plan that fails in the same way: up to 300 runs more for each finding, and two to see
+        whether runs are independent of each other.
 
     Raises as `run`.
     """
@@ -279,9 +280,9 @@ def shrunk(found: Run, again: Callable[[Plan], Run], attempts: int = ATTEMPTS) -
     runs: dict[Plan, Run] = {found.plan: found}
 
     def fails(plan: Plan) -> bool:
-        if plan not in runs:
+        if plan not in runs and len(runs) <= attempts:
             runs[plan] = again(plan)
-        return kind_of_failure(runs[plan].failure) == wanted
+        return plan in runs and kind_of_failure(runs[plan].failure) == wanted
 
     def variants(step: Step) -> st.SearchStrategy[Step | None]:
         moments = sorted({round(step.at, digits) for digits in (0, 1, 2)} | {step.at}, key=lambda at: len(repr(at)))
@@ -289,7 +290,7 @@ def shrunk(found: Run, again: Callable[[Plan], Run], attempts: int = ATTEMPTS) -
         # Hypothesis shrinks towards the first of the choices, and should rarely begin there.
         return st.sampled_from([None, *kept, *[step] * 6])
 
-    begin = _without_chunks(found.plan, fails, attempts)
+    begin = _without_chunks(found.plan, fails)
     plans = st.tuples(*map(variants, begin.steps)).map(
         lambda steps: Plan(found.seed, tuple(sorted((s for s in steps if s is not None), key=lambda s: s.at)))
     )
@@ -307,7 +308,7 @@ def shrunk(found: Run, again: Callable[[Plan], Run], attempts: int = ATTEMPTS) -
         return runs[begin]
 
 
-def _without_chunks(plan: Plan, fails: Callable[[Plan], bool], attempts: int) -> Plan:
+def _without_chunks(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
     """Leave out halves, quarters and so on of what is left, while it fails: in few attempts, however long the plan is.
 
     After ddmin (Zeller and Hildebrandt 2002); single steps are left to Hypothesis.
@@ -315,8 +316,7 @@ def _without_chunks(plan: Plan, fails: Callable[[Plan], bool], attempts: int) ->
     size = len(plan.steps) // 2
     while size > 1:
         start = 0
-        while start < len(plan.steps) and attempts > 0:
-            attempts -= 1
+        while start < len(plan.steps):
             shorter = Plan(plan.seed, plan.steps[:start] + plan.steps[start + size :])
             if fails(shorter):
                 plan = shorter
