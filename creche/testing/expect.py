@@ -4,24 +4,29 @@
         await handle.ask.work()
 
 Each gives, as its target, a holder whose ``error`` is the error when the block has ended, and raises AssertionError if
-the block ended otherwise: by another error, which is its ``__cause__``, or by none.
+the block ended otherwise: by another error, which is its ``__cause__``, or by none. What cannot be expected at all is
+`SpecInvalid` at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, get_args
 
 from ..runtime.errors import (
     ActorStopped,
     CallCycle,
+    CallFailed,
     DeadlineExceeded,
     NotDelivered,
     NotDeliveredReason,
     OutcomeUnknown,
     PeerFailed,
+    SpecInvalid,
 )
+from .fakes import is_exception_class
+from .journal import outcome_of
 
 E = TypeVar("E", bound=Exception)
 Problem = Callable[[E], str | None]
@@ -64,6 +69,16 @@ def _unlike(what: str, found: object, wanted: object) -> str | None:
     return None if wanted is None or found == wanted else f"its {what} is {found!r}, not {wanted!r}"
 
 
+def _require_cause(cause: object) -> None:
+    if cause is not None:
+        _require_class("cause", cause)
+
+
+def _require_class(name: str, kind: object) -> None:
+    if not is_exception_class(kind):
+        raise SpecInvalid(name, kind, "a class of exceptions")
+
+
 def _not_caused_by(error: Exception, cause: type[BaseException] | None) -> str | None:
     if cause is None or isinstance(error.__cause__, cause):
         return None
@@ -71,12 +86,27 @@ def _not_caused_by(error: Exception, cause: type[BaseException] | None) -> str |
 
 
 def expect_answer(kind: type[E]) -> AbstractContextManager[Expected[E]]:
-    """A declared error, `DomainError` or `Unavailable`: the actor answered, and lives."""
-    return _expect(kind, lambda error: None)
+    """A declared error, `DomainError` or `Unavailable`: the actor answered, and lives.
+
+    No outcome of the runtime is an answer, whatever `kind` it is of: if one is raised in the block, that is a failure.
+    """
+    _require_class("expect_answer(kind)", kind)
+    if issubclass(kind, (CallFailed, CallCycle)):
+        raise SpecInvalid(
+            "expect_answer(kind)", kind, "an error that actors answer with: this is an outcome, see expect_*"
+        )
+    return _expect(kind, _no_answer)
+
+
+def _no_answer(error: Exception) -> str | None:
+    outcome = outcome_of(error)
+    return None if outcome == "answer" else f"it is an outcome, {type(error).__name__}, no answer: see expect_{outcome}"
 
 
 def expect_not_delivered(reason: NotDeliveredReason | None = None) -> AbstractContextManager[Expected[NotDelivered]]:
     """The message was never handled: `NotDelivered`, for this `reason` if one is given."""
+    if reason is not None and reason not in get_args(NotDeliveredReason):
+        raise SpecInvalid("reason", reason, f"one of {', '.join(map(repr, get_args(NotDeliveredReason)))}")
     return _expect(NotDelivered, lambda error: _unlike("reason", error.reason, reason))
 
 
@@ -84,11 +114,13 @@ def expect_outcome_unknown(
     cause: type[BaseException] | None = None,
 ) -> AbstractContextManager[Expected[OutcomeUnknown]]:
     """The actor died over the message: `OutcomeUnknown`, of a crash by this type of error if one is given."""
+    _require_cause(cause)
     return _expect(OutcomeUnknown, lambda error: _not_caused_by(error, cause))
 
 
 def expect_actor_stopped(cause: type[BaseException] | None = None) -> AbstractContextManager[Expected[ActorStopped]]:
     """The actor has ended for good: `ActorStopped`, because of this type of error if one is given."""
+    _require_cause(cause)
     return _expect(ActorStopped, lambda error: _not_caused_by(error, cause))
 
 
@@ -96,6 +128,7 @@ def expect_peer_failed(
     origin: str | None = None, cause: type[BaseException] | None = None
 ) -> AbstractContextManager[Expected[PeerFailed]]:
     """A call that the handler made has failed: `PeerFailed`, from the actor at path `origin` if one is given."""
+    _require_cause(cause)
     return _expect(PeerFailed, lambda error: _unlike("origin", error.origin, origin) or _not_caused_by(error, cause))
 
 

@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 A fault in a handler is *armed* for a path and strikes when the `nth` message from then on is about to be handled by
-that actor; each item of a batch is one. The injector learns of each handling because it puts a function in front of each message of
-each incarnation, on the object, when it has been constructed; the actor's class and the core know nothing of it.
+that actor; each item of a batch is one. The injector learns of each handling because it puts a function in front of
+each message of each incarnation, on the object, when it has been constructed; the actor's class and the core know
+nothing of it.
 
 A handler that hangs is held until `disarm`, which ends the chaos: what would never end by itself could not be told from
 what is lost. Cells are made of a subclass that writes the outcome of each call into the journal.
