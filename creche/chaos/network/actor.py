@@ -129,7 +129,11 @@ class ProxyActor(Actor):
         """Accept connections again, on the same port. Raises OSError, and goes on refusing, if it is taken."""
         if self._desk.port.listener is None:
             self._desk.port.open()
-            self._serve()
+            try:
+                self._serve()
+            except OSError:  # no descriptor for it
+                self._desk.port.refuse()
+                raise
             self._tell(partial(ListenerChanged, listening=True))
 
     async def statistics(self) -> Statistics:

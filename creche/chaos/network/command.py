@@ -1,7 +1,7 @@
 """``creche proxy``: a proxy for the shell and for tests in other languages.
 
-What it is told, and what it answers, are lines of JSON on standard input and output; see `control`. The end of the
-input is not the end of the proxy: that is a SIGINT or a SIGTERM.
+What it is told, and what it answers, are lines of JSON on standard input and output; see `control`. Neither the end of
+the input nor that of whoever reads the output is the end of the proxy: that is a SIGINT or a SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, final
 
 import msgspec
 import trio
@@ -23,11 +23,13 @@ from ...runtime.config_fields import parse_duration
 from ...runtime.errors import CrecheError, StartFailed
 from ...supervisors.opening import open_runtime
 from .control import answer
-from .faults import DIRECTIONS, AnyFault, Corrupt, Cut, Fault, Latency, Rate, Reset, Slicer, SlowClose
+from .faults import DIRECTIONS, AnyFault, Corrupt, Cut, Fault, HalfOpen, Latency, Rate, Reset, Slicer, SlowClose
 from .handle import TcpProxy, tcp_proxy
 from .port import Address
 
 T = TypeVar("T")
+Given = tuple[Fault, frozenset[str]]
+"""A fault, and the names of the fields that were given with it."""
 
 _FAILED = 1
 _USAGE_ERROR = 2
@@ -44,19 +46,25 @@ def fill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listen", default=("127.0.0.1", 0), type=_option(address), metavar="HOST:PORT")
     parser.add_argument("--seed", type=int, help="for all that is drawn")
     parser.add_argument("--direction", default="both", choices=DIRECTIONS, help="of the faults that follow as options")
-    parser.add_argument("--toxicity", default=1.0, type=float, help="the probability that a connection is struck")
-    for option, _, read, metavar, text in _FAULTS:
-        parser.add_argument(option, type=_option(read), metavar=metavar, help=text)
-    parser.add_argument("--jitter", type=_option(parse_duration), metavar="TIME", help="of the latency, either way")
+    parser.add_argument(
+        "--toxicity",
+        default=1.0,
+        type=_option(probability),
+        metavar="P",
+        help="the probability that a connection is struck by a fault, for each of those that follow as options",
+    )
+    for option, kind, read, metavar, text in _FAULTS:
+        made = partial(_made, kind, read)
+        parser.add_argument(option, action=_AddFault, type=_option(made), metavar=metavar, help=text)
+    parser.add_argument("--jitter", type=_option(parse_duration), metavar="TIME", help="of each latency, either way")
     parser.add_argument(
         "--fault",
-        action="append",
-        default=[],
+        action=_AddFault,
         type=_option(fault),
         metavar="JSON",
         help='any other, for instance \'{"kind": "half_open", "gone": "server"}\'',
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, faults=())
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,7 +98,7 @@ async def _obey(proxy: TcpProxy) -> None:
         if line.strip():
             try:
                 _say({"ok": await answer(line, proxy)})
-            except (CrecheError, msgspec.DecodeError) as error:
+            except (CrecheError, msgspec.DecodeError, OSError) as error:  # OSError: it cannot listen again
                 _say({"error": str(error)})
 
 
@@ -110,7 +118,12 @@ async def _lines() -> AsyncGenerator[bytes]:
 
 
 def _say(what: object) -> None:
-    print(msgspec.json.encode(what).decode(), flush=True)
+    try:
+        print(msgspec.json.encode(what).decode(), flush=True)
+    except BrokenPipeError:  # as in `creche proxy … | head -1`
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -132,10 +145,22 @@ def size(text: str) -> float:
     return float(match[1]) * _UNITS[match[2] or ""]
 
 
-def fault(text: str) -> Fault:
+def probability(text: str) -> float:
+    """``"0.5"``. Raises ValueError."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text!r}: write a number from 0 to 1")
+    return value
+
+
+def fault(text: str) -> Given:
     """A fault in JSON. Raises ValueError."""
     made: Fault = msgspec.json.decode(text, type=AnyFault)
-    return made
+    return made, frozenset(msgspec.json.decode(text, type=dict[str, object]))
+
+
+def _made(kind: Callable[[Any], Fault], read: Callable[[str], Any], text: str) -> Given:
+    return kind(read(text)), frozenset()
 
 
 def _option(read: Callable[[str], T]) -> Callable[[str], T]:
@@ -150,7 +175,7 @@ def _option(read: Callable[[str], T]) -> Callable[[str], T]:
     return checked
 
 
-_FAULTS: tuple[tuple[str, Callable[..., Fault], Callable[[str], Any], str, str], ...] = (
+_FAULTS: tuple[tuple[str, Callable[[Any], Fault], Callable[[str], Any], str, str], ...] = (
     ("--latency", Latency, parse_duration, "TIME", "bytes arrive later: 100ms"),
     ("--rate", Rate, size, "SIZE", "bytes per second: 1MB/s"),
     ("--corrupt", Corrupt, float, "P", "flip a bit in each byte with this probability"),
@@ -161,15 +186,35 @@ _FAULTS: tuple[tuple[str, Callable[..., Fault], Callable[[str], Any], str, str],
 )
 
 
+@final
+class _AddFault(argparse.Action):
+    """One more fault. What it does not say itself it has from the options before it."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        made, given = cast("Given", values)
+        directed = not isinstance(made, (Reset, HalfOpen))
+        common = {"toxicity", "direction"} if directed else {"toxicity"}
+        holding = {name: getattr(namespace, name) for name in common - given}
+        namespace.faults = (*namespace.faults, msgspec.structs.replace(made, **holding))
+
+
 def _faults(arguments: argparse.Namespace) -> tuple[Fault, ...]:
-    """Raises SpecInvalid."""
-    made: list[Fault] = []
-    for option, kind, *_ in _FAULTS:
-        value = getattr(arguments, option.removeprefix("--").replace("-", "_"))
-        if value is not None:
-            direction = "both" if kind is Reset else arguments.direction
-            extra = {"jitter": arguments.jitter or 0.0} if kind is Latency else {}
-            made.append(kind(value, direction=direction, toxicity=arguments.toxicity, **extra))
-    if arguments.jitter is not None and arguments.latency is None:
+    """Raises ValueError."""
+    faults: tuple[Fault, ...] = arguments.faults
+    if arguments.jitter is None:
+        return faults
+    if not any(isinstance(fault, Latency) for fault in faults):
         raise ValueError("--jitter needs a --latency that it is of")
-    return (*made, *arguments.fault)
+    return tuple(_with_jitter(fault, arguments.jitter) for fault in faults)
+
+
+def _with_jitter(fault: Fault, jitter: float) -> Fault:
+    if isinstance(fault, Latency) and not fault.jitter:
+        return msgspec.structs.replace(fault, jitter=jitter)
+    return fault

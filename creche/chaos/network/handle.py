@@ -85,15 +85,15 @@ class TcpProxy(ComponentHandle):
     async def refuse(self) -> None:
         """Refuse connections from now on, as if nobody listened. Those that are open stay; see `cut`.
 
-        The port stays reserved for `accept`.
+        The port stays reserved for `accept`; on Linux also against servers that set SO_REUSEADDR.
         """
         await self._handle(ProxyActor).ask.refuse()
 
     async def accept(self) -> None:
         """Accept connections again, on the same port.
 
-        Raises OSError, and goes on refusing, if somebody else listens there all the same; see the page on how far the
-        port is reserved.
+        Raises OSError, and goes on refusing, if it cannot: there are no descriptors left, or another server has got the
+        port in the moment in which it was taken back.
         """
         await self._handle(ProxyActor).ask.accept()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from creche.chaos.network.command import address, size
+from creche.chaos.network import Corrupt, Cut, Latency, Rate, Reset, Slicer, Stall
+from creche.chaos.network.command import address, fill, size
 
 ROOT = Path(__file__).parents[3]
 PIPE = subprocess.PIPE
@@ -80,20 +82,73 @@ def test_it_serves_until_it_is_told_to_stop(server: socket.socket, number: signa
 
 
 def test_options_are_faults(server: socket.socket) -> None:
-    options = "--latency 100ms --jitter 20ms --rate 1.5MB/s --cut-after 64KiB --direction upstream --toxicity 0.5"
-    more = ("--reset-after", "1m", "--seed", "1", "--fault", '{"kind": "half_open", "gone": "client"}')
-    with command("--upstream", upstream(server), *options.split(), *more) as proxy:
+    options = "--latency 100ms --jitter 20ms --rate 1.5MB/s --cut-after 64KiB --reset-after 1m --seed 1"
+    common = ("--direction", "upstream", "--toxicity", "0.5")
+    half_open = ("--fault", '{"kind": "half_open", "gone": "client", "toxicity": 1.0}')
+    with command("--upstream", upstream(server), *common, *options.split(), *half_open) as proxy:
         said_by(proxy)
         faults = told(proxy, '{"do": "faults"}')["ok"]
-    common = {"direction": "upstream", "toxicity": 0.5, "name": ""}
+    held = {"direction": "upstream", "toxicity": 0.5, "name": ""}
     whole = {"direction": "both", "toxicity": 0.5, "name": ""}
     assert faults == [
-        {"kind": "latency", "seconds": 0.1, "jitter": 0.02, **common},
-        {"kind": "rate", "bytes_per_second": 1.5e6, **common},
-        {"kind": "cut", "after": 65536, "how": "reset", **common},
+        {"kind": "latency", "seconds": 0.1, "jitter": 0.02, **held},
+        {"kind": "rate", "bytes_per_second": 1.5e6, **held},
+        {"kind": "cut", "after": 65536, "how": "reset", **held},
         {"kind": "reset", "after": 60.0, **whole},
         {"kind": "half_open", "gone": "client", **whole, "toxicity": 1.0},
     ]
+
+
+def test_direction_and_toxicity_hold_for_what_follows() -> None:
+    """Also for faults in JSON, but for what those say themselves; the last one of a name counts."""
+    parser = argparse.ArgumentParser()
+    fill(parser)
+    line = """--upstream h:1 --rate 1 --toxicity 0.5 --cut-after 1 --direction downstream --cut-after 2 --latency 2s
+        --fault {"kind":"stall"} --direction upstream --fault {"kind":"stall","toxicity":1} --slice 1 --latency 1s
+        --fault {"kind":"corrupt","at":1,"direction":"both"} --toxicity 0 --reset-after 1s --jitter 1s"""
+    assert parser.parse_args(line.split()).faults == (
+        Rate(1.0),
+        Cut(1, toxicity=0.5),
+        Cut(2, toxicity=0.5, direction="downstream"),
+        Latency(2.0, toxicity=0.5, direction="downstream"),
+        Stall(toxicity=0.5, direction="downstream"),
+        Stall(toxicity=1.0, direction="upstream"),
+        Slicer(1, toxicity=0.5, direction="upstream"),
+        Latency(1.0, toxicity=0.5, direction="upstream"),
+        Corrupt(at=1, toxicity=0.5),
+        Reset(1.0, toxicity=0.0),
+    )
+
+
+def test_it_goes_on_when_nobody_reads_what_it_says(server: socket.socket) -> None:
+    """As in ``creche proxy … | head -1``. It still obeys."""
+    with command("--upstream", upstream(server)) as proxy:
+        listening = tuple(said_by(proxy)["listening"])
+        assert proxy.stdout is not None
+        assert proxy.stdin is not None
+        proxy.stdout.close()
+        for _ in range(2):
+            proxy.stdin.write('{"do": "faults"}\n')
+        proxy.stdin.write('{"do": "add", "fault": {"kind": "cut", "after": 3, "how": "close"}}\n')
+        proxy.stdin.close()
+        assert _cut_after_three(listening, server)
+        proxy.send_signal(signal.SIGTERM)
+        assert proxy.wait(10) == 0
+        assert proxy.stderr is not None
+        assert proxy.stderr.read() == ""
+
+
+def _cut_after_three(listening: tuple[str, int], server: socket.socket) -> bool:
+    """Whether the fault is in force, or will be soon."""
+    for _ in range(100):
+        with socket.create_connection(listening, timeout=10) as client:
+            accepted, _ = server.accept()
+            with accepted:
+                client.sendall(b"four")
+                client.shutdown(socket.SHUT_WR)
+                if b"".join(iter(lambda: accepted.recv(10), b"")) == b"fou":  # noqa: B023
+                    return True
+    return False
 
 
 def test_it_is_told_in_lines_of_json(server: socket.socket) -> None:
@@ -148,6 +203,12 @@ def test_what_it_does_not_understand_changes_nothing(server: socket.socket, line
         (("--upstream", "h:1", "--latency", "soon"), "argument --latency: not a duration", 2),
         (("--upstream", "h:1", "--jitter", "1s"), "creche proxy: --jitter needs a --latency", 2),
         (("--upstream", "h:1", "--latency", "1s", "--jitter", "2s"), "creche proxy: Latency.jitter = 2.0", 2),
+        (("--upstream", "h:1", "--toxicity", "2"), "argument --toxicity: '2': write a number from 0 to 1", 2),
+        (("--upstream", "h:1", "--toxicity", "nan"), "argument --toxicity: 'nan': write a number from 0 to 1", 2),
+        (("--upstream", "h:1", "--toxicity", "often"), "argument --toxicity: could not convert", 2),
+        (("--upstream", "h:1", "--direction", "up"), "argument --direction: invalid choice: 'up'", 2),
+        (("--upstream", "h:1", "--rate", "0"), "argument --rate: Rate.bytes_per_second = 0.0: more than 0", 2),
+        (("--upstream", "redis..local:1"), "creche proxy: upstream = ('redis..local', 1): a host whose labels", 2),
         (("--upstream", "h:0"), "creche proxy: upstream = ('h', 0): host and port", 2),
         (("--upstream", "h:1", "--listen", "192.0.2.1:1"), "cannot listen on 192.0.2.1:1", 1),
     ],

@@ -170,17 +170,20 @@ async def test_a_blackhole_tells_neither_side_anything() -> None:
         assert bench.ends == ["reset"]
 
 
-async def test_half_open_leaves_the_client_alone() -> None:
-    """The server sees the connection end; the client does not, and when it leaves, that is all."""
+async def test_half_open_leaves_the_client_alone(autojump_clock: MockClock) -> None:
+    """The server sees the connection end; the client does not, also when it has sent its last byte."""
     async with relayed() as bench:
         bench.change(HalfOpen("server"))
         assert await bench.server.receive_some() == b""
         await bench.client.send_all(b"hello?")
-        await settle()
-        assert bench.ends == []
         await bench.client.send_eof()
+        with trio.move_on_after(3600.0) as heard:
+            await bench.client.receive_some()
+        assert heard.cancelled_caught
+        assert bench.ends == []
+        bench.change()
         await bench.ended.wait()
-        assert bench.ends == ["done"]
+        assert bench.ends == ["reset"]
 
 
 async def test_half_open_the_other_way_round() -> None:

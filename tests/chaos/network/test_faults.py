@@ -26,6 +26,7 @@ from creche.chaos.network import (
 from creche.chaos.network.faults import AnyFault
 
 SERVER = ("127.0.0.1", 6379)
+WRONG_NAME: Any = 5
 WRONG: Any = "wrong"  # for what the type checkers would not let pass
 
 
@@ -48,6 +49,14 @@ WRONG: Any = "wrong"  # for what the type checkers would not let pass
         (lambda: Slicer(0), "Slicer.size = 0: a whole number of at least 1"),
         (lambda: Slicer(4, variation=4), "Slicer.variation = 4: less than `size`"),
         (lambda: SlowClose(float("nan")), "SlowClose.seconds = nan: a number of at least 0"),
+        (lambda: Latency(10**400), f"Latency.seconds = {10**400}: a finite number"),
+        (lambda: Stall(name=WRONG_NAME), "Stall.name = 5: a text"),
+        (lambda: Stall(toxicity=WRONG), "Stall.toxicity = 'wrong': a number"),
+        (lambda: Stall(toxicity=True), "Stall.toxicity = True: a number"),
+        (lambda: Latency(WRONG), "Latency.seconds = 'wrong': a number"),
+        (lambda: Cut(WRONG), "Cut.after = 'wrong': a whole number"),
+        (lambda: Corrupt(at=WRONG), "Corrupt.at = 'wrong': a whole number"),
+        (lambda: Slicer(1, pause=WRONG), "Slicer.pause = 'wrong': a number"),
     ],
 )
 def test_a_wrong_value_is_refused_when_the_fault_is_made(make: Callable[[], Fault], complaint: str) -> None:
@@ -63,6 +72,12 @@ def test_a_wrong_value_is_refused_when_the_fault_is_made(make: Callable[[], Faul
         (lambda: tcp_proxy(("127.0.0.1", 0)), "upstream = ('127.0.0.1', 0): host and port"),
         (lambda: tcp_proxy(SERVER, listen=("127.0.0.1", 65536)), "listen = ('127.0.0.1', 65536): host and port"),
         (lambda: tcp_proxy(SERVER, faults=(WRONG,)), "faults = 'wrong': pass faults"),
+        (lambda: tcp_proxy(SERVER, faults=WRONG), "faults = 'wrong': one fault, or a tuple of them"),
+        (lambda: tcp_proxy(("h", True)), "upstream = ('h', True): host and port"),
+        (lambda: tcp_proxy(("redis..local", 1)), "upstream = ('redis..local', 1): a host whose labels"),
+        (lambda: tcp_proxy(("a" * 64 + ".de", 1)), f"upstream = ('{'a' * 64}.de', 1): a host whose labels"),
+        (lambda: tcp_proxy(("a\0b", 1)), "upstream = ('a\\x00b', 1): a host whose labels"),
+        (lambda: tcp_proxy(SERVER, listen=("a..b", 0)), "listen = ('a..b', 0): a host whose labels"),
         (lambda: tcp_proxy(SERVER, buffer=0), "buffer = 0: a whole number of bytes"),
         (lambda: tcp_proxy(SERVER, seed=WRONG), "seed = 'wrong': a whole number"),
     ],
@@ -71,6 +86,11 @@ def test_a_wrong_proxy_is_refused_when_its_spec_is_made(make: Callable[[], objec
     with pytest.raises(creche.SpecInvalid) as refused:
         make()
     assert str(refused.value).startswith(complaint)
+
+
+@pytest.mark.parametrize("host", ["::1", "fe80::1%lo", "localhost.", "_service.local", "bücher.de", "a" * 63 + ".de"])
+def test_every_host_that_may_exist_is_taken(host: str) -> None:
+    tcp_proxy((host, 1), listen=(host, 0))
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,11 @@ def test_corruption_has_its_probability() -> None:
     assert all(byte.bit_count() == 1 for byte in always)
 
 
+@given(seeds, st.floats(0, 1e-30, exclude_min=True))
+def test_corruption_may_be_as_rare_as_a_number_can_say(seed: int, probability: float) -> None:
+    assert bytes_of(play(linked(seed, Corrupt(probability)).upstream, [(0.0, bytes(1000))])) == bytes(1000)
+
+
 @given(seeds, st.integers(0, 300), harmless, chunks)
 def test_a_cut_lets_so_many_bytes_pass(
     seed: int, after: int, others: tuple[Fault, ...], arrivals: list[tuple[float, bytes]]
@@ -274,17 +279,67 @@ def test_a_vanished_side_is_not_told_of_and_stays_gone() -> None:
 
 
 def test_a_half_open_connection_is_done_when_the_one_that_was_left_leaves() -> None:
+    """An orderly end says less: it may be half a close, and nobody is there to answer it."""
     link = linked(0, HalfOpen("server"))
     link.ended(link.upstream, Mark.END, 1.0)
+    assert link.verdict(1e9) is None
+    link.ended(link.upstream, Mark.RESET, 1.0)
     assert link.verdict(1.0) == "done"
 
 
 def test_what_cannot_be_passed_on_is_thrown_away_and_the_sender_told() -> None:
+    """After what was sent to it before. The kernel may report the reset to the writer alone."""
     link = linked(0)
     link.upstream.feed(b"more", 0.0)
     link.lost(link.upstream, 0.0)
     assert bytes_of(taken(link.upstream, 0.0, math.inf)) == b""
-    assert taken(link.downstream, 0.0, math.inf) == [(0.0, Mark.RESET)]
+    link.downstream.feed(b"last words", 0.0)
+    link.ended(link.downstream, Mark.END, 0.0)
+    assert taken(link.downstream, 0.0, math.inf) == [(0.0, b"last words"), (0.0, Mark.RESET)]
+
+
+def test_an_orderly_end_is_not_the_last_word_of_a_server_that_is_found_to_be_gone() -> None:
+    link = linked(0)
+    link.ended(link.downstream, Mark.END, 0.0)
+    assert taken(link.downstream, 0.0, math.inf) == [(0.0, Mark.END)]
+    link.lost(link.upstream, 1.0)
+    assert taken(link.downstream, 1.0, math.inf) == [(1.0, Mark.RESET)]
+
+
+# --- what an end waits for ------------------------------------------------------------------------
+
+
+def at_its_end(*faults: Fault) -> Link:
+    """Three bytes came from the server, and then a reset."""
+    link = linked(0, *faults)
+    link.downstream.feed(b"abc", 0.0)
+    link.ended(link.downstream, Mark.RESET, 0.0)
+    for _, out in taken(link.downstream, 0.0, math.inf):
+        if isinstance(out, Mark):
+            link.passed_on(link.downstream, out)
+    return link
+
+
+@pytest.mark.parametrize("faults", [(), (Cut(3),), (Cut(3, how="close"),), (Cut(3), Reset(60.0))])
+def test_an_end_after_bytes_waits_for_their_arrival(faults: tuple[Fault, ...]) -> None:
+    link = at_its_end(*faults)
+    assert link.verdict(1.0) is not None
+    assert link.promised is link.downstream
+
+
+def test_an_end_at_once_waits_for_nothing() -> None:
+    """Also if the connection was about to end after bytes."""
+    link = at_its_end()
+    link.cut("close")
+    assert (link.verdict(1.0), link.promised) == ("reset", None)
+    link = at_its_end(Cut(3, how="close"))
+    link.change(by_name((Reset(2.0), Cut(3, how="close"))), 1.0)
+    assert (link.verdict(2.9), link.promised) == ("close", link.downstream)
+    assert (link.verdict(3.0), link.promised) == ("close", None)
+    link = linked(0)
+    link.downstream.feed(b"abc", 0.0)
+    link.cut("reset")
+    assert (link.verdict(0.0), link.promised) == ("reset", None)
 
 
 # --- who is struck, and since when ----------------------------------------------------------------

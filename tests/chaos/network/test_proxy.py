@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +18,8 @@ from trio.testing import wait_all_tasks_blocked
 import creche
 from creche import chaos
 from creche.chaos import network
-from creche.chaos.network import Blackhole, Corrupt, Cut, Fault, HalfOpen, Latency, Reset, Stall
-from creche.chaos.network.sockets import reset
+from creche.chaos.network import Blackhole, Corrupt, Cut, Fault, HalfOpen, Latency, Reset, Stall, connection, sockets
+from creche.chaos.network.sockets import on_its_way, reset
 from creche.runtime.asgi import Receive, Scope, Send
 from tests.core.support import recorded
 
@@ -255,9 +257,153 @@ async def test_cut_ends_all_connections() -> None:
             assert await exchange(third, b"x") == b"x"
             assert await bench.proxy.cut("close") == 1
             assert await third.receive_some() == b""
+        name: Any = Stall()
+        with pytest.raises(creche.SpecInvalid, match=r"names = Stall.*: names of faults, such as 'latency'"):
+            await bench.proxy.remove(name)
         how: Any = "fin"
         with pytest.raises(creche.SpecInvalid, match="how = 'fin': one of 'reset', 'close'"):
             await bench.proxy.cut(how)
+
+
+# --- bytes before a reset -------------------------------------------------------------------------
+
+MANY = 24_000  # more than a receiver with a small buffer takes, and less than the kernel takes from Trio at once
+
+
+async def pour(stream: trio.SocketStream) -> None:
+    await stream.send_all(bytes(MANY))
+    await trio.sleep_forever()
+
+
+async def pour_and_reset(stream: trio.SocketStream) -> None:
+    await stream.send_all(bytes(MANY))
+    while on_its_way(stream):
+        await trio.lowlevel.checkpoint()
+    await reset(stream)
+
+
+async def connect_to_lag(bench: Bench) -> trio.SocketStream:
+    """A client that can take little at once. What it does not take yet is in the proxy's kernel when this returns."""
+    connecting = trio.socket.socket()
+    connecting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    await connecting.connect(await bench.proxy.address())
+    await until(bench.proxy, lambda statistics: statistics.downstream == MANY)
+    return trio.SocketStream(connecting)
+
+
+async def give_it_time(bench: Bench) -> None:
+    """To throw away what is not read yet."""
+    for _ in range(20):
+        await bench.proxy.statistics()
+
+
+async def all_received(stream: trio.SocketStream) -> tuple[int, bool]:
+    """How many bytes come, and whether a reset is their end."""
+    got = 0
+    try:
+        while data := await stream.receive_some(4096):
+            got += len(data)
+    except trio.BrokenResourceError as broken:
+        return got, isinstance(broken.__cause__, ConnectionResetError)
+    return got, False
+
+
+@asynccontextmanager
+async def lagging(
+    handler: Callable[[trio.SocketStream], Awaitable[object]], *faults: Fault
+) -> AsyncGenerator[tuple[Bench, trio.SocketStream]]:
+    async with serving(handler) as server, creche.open_runtime("test") as runtime:
+        bench = Bench(runtime, await runtime.start(chaos.tcp_proxy(server, faults=faults)), server)
+        async with await connect_to_lag(bench) as stream:
+            yield bench, stream
+
+
+@pytest.mark.parametrize(
+    ("handler", "faults"),
+    [(pour, (Cut(MANY, direction="downstream"),)), (pour_and_reset, ())],
+    ids=["a cut", "the server"],
+)
+async def test_a_reset_comes_after_its_bytes_to_a_reader_that_lags(
+    handler: Callable[[trio.SocketStream], Awaitable[object]], faults: tuple[Fault, ...]
+) -> None:
+    async with lagging(handler, *faults) as (bench, stream):
+        await give_it_time(bench)
+        assert await all_received(stream) == (MANY, True)
+
+
+async def test_a_cut_in_an_orderly_way_comes_after_its_bytes_to_a_reader_that_lags(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "LINGER", 0.0)
+    async with lagging(pour, Cut(MANY, how="close", direction="downstream")) as (bench, stream):
+        await give_it_time(bench)
+        await stream.send_all(b"a reset is the answer, if nobody is there to throw it away")
+        assert (await all_received(stream))[0] == MANY
+
+
+@pytest.mark.parametrize("at_once", ["cut", "reset", "left"])
+async def test_what_is_to_end_at_once_waits_for_no_reader(at_once: str) -> None:
+    """Nor does what would wait for one, if he leaves."""
+    async with lagging(pour, Cut(MANY, direction="downstream")) as (bench, stream):
+        assert (await bench.proxy.statistics()).open == 1
+        if at_once == "cut":
+            assert await bench.proxy.cut() == 1
+        elif at_once == "reset":
+            await bench.proxy.add(Reset())
+        else:
+            await reset(stream)
+        with trio.fail_after(connection.PATIENCE / 2):
+            await until(bench.proxy, lambda statistics: statistics.open == 0)
+        if at_once != "left":
+            assert (await all_received(stream))[0] < MANY
+
+
+async def test_a_reader_that_takes_nothing_is_reset_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PATIENCE", 0.05)
+    async with lagging(pour, Cut(MANY, direction="downstream")) as (bench, _):
+        with trio.fail_after(5):
+            await until(bench.proxy, lambda statistics: statistics.open == 0)
+
+
+async def test_a_reset_that_a_writer_meets_first_comes_after_the_bytes_before_it() -> None:
+    """The kernel tells only one of the two, and the bytes are not read yet."""
+    size = 80_000  # more than one read, and less than the kernel takes before a read
+    gone = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.send_all(bytes(size))
+        while on_its_way(stream):
+            await trio.lowlevel.checkpoint()
+        await reset(stream)
+        gone.set()
+
+    async with serving(serve) as server, creche.open_runtime("test") as runtime:
+        stalled = Stall(direction="downstream")
+        proxy = await runtime.start(chaos.tcp_proxy(server, faults=stalled, buffer=1))
+        async with await trio.open_tcp_stream(*await proxy.address()) as stream:
+            await gone.wait()
+            await stream.send_all(b"x")
+            await wait_all_tasks_blocked(0.05)
+            await proxy.clear()
+            assert await all_received(stream) == (size, True)
+
+
+@pytest.mark.parametrize("leave", [reset, trio.SocketStream.aclose])
+async def test_a_client_that_has_left_a_half_open_connection_leaves_nothing_open(
+    leave: Callable[[trio.SocketStream], Awaitable[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has half closed before, so that nobody reads any more."""
+    monkeypatch.setattr(sockets, "PROBE_EVERY", 1)
+    async with proxied() as bench, await bench.connect() as stream:
+        assert await exchange(stream, b"x") == b"x"
+        await bench.proxy.add(HalfOpen("server"))
+        await stream.send_eof()
+        with trio.move_on_after(0.1) as heard:
+            await stream.receive_some()
+        assert heard.cancelled_caught
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # seconds until the kernel forgets it; default: 60
+        await leave(stream)
+        await until(bench.proxy, lambda statistics: statistics.open == 0)
 
 
 async def test_half_open_is_not_heard_of_by_the_client() -> None:
@@ -311,6 +457,91 @@ async def test_it_refuses_and_comes_back_on_the_same_port() -> None:
         assert await bench.proxy.address() == address
         async with await bench.connect() as new:
             assert await exchange(new, b"new") == b"new"
+
+
+def listens(address: tuple[str, int]) -> bool:
+    """Whether another server, which sets SO_REUSEADDR as servers do, can listen there."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(address)
+            other.listen()
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+        return True
+
+
+async def leave_in_time_wait(bench: Bench) -> None:
+    """A connection that the proxy's side has closed first: its port is busy for a minute."""
+    async with await bench.connect() as stream:
+        assert await exchange(stream, b"x") == b"x"
+        await bench.proxy.cut("close")
+        assert await stream.receive_some() == b""
+    await until(bench.proxy, lambda statistics: statistics.open == 0)
+
+
+async def test_no_server_gets_the_port_while_it_refuses() -> None:
+    """Whatever is left of its connections, and also after a crash."""
+    async with proxied() as bench:
+        address = await bench.proxy.address()
+        await leave_in_time_wait(bench)
+        async with await bench.connect() as old:
+            assert not listens(address)
+            await bench.proxy.refuse()
+            assert not listens(address)
+            assert not listens(("0.0.0.0", address[1]))
+            assert await exchange(old, b"still") == b"still"
+            await bench.proxy.accept()
+            await bench.proxy.refuse()
+            assert bench.runtime.kill(bench.proxy, "chaos")
+            assert await bench.proxy.address() == address
+            assert not listens(address)
+        await bench.proxy.accept()
+        assert not listens(address)
+        async with await bench.connect() as new:
+            assert await exchange(new, b"new") == b"new"
+
+
+@contextmanager
+def no_more_files(left: int) -> Iterator[None]:
+    """So many more can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as opened:
+        free = [opened.enter_context(socket.socket()).fileno() for _ in range(left)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(free, default=0) + 1, hard))
+        opened.close()
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("left", [0, 1])
+async def test_to_accept_may_fail_and_then_it_goes_on_refusing(left: int) -> None:
+    """An answer like others, not a crash: connections that are open stay."""
+    async with proxied() as bench, await bench.connect() as old:
+        assert await exchange(old, b"x") == b"x"
+        await bench.proxy.refuse()
+        with no_more_files(left), pytest.raises(OSError, match="Too many open files"):
+            await bench.proxy.accept()
+        assert not (await bench.proxy.statistics()).listening
+        assert await is_refused(await bench.proxy.address())
+        assert not listens(await bench.proxy.address())
+        assert await exchange(old, b"still") == b"still"
+        await bench.proxy.accept()
+        async with await bench.connect() as new:
+            assert await exchange(new, b"new") == b"new"
+
+
+async def test_a_name_that_cannot_be_looked_up_is_a_server_that_is_not_there() -> None:
+    """A name of an older standard than that of the look-up: nobody knows before."""
+    async with creche.open_runtime("test") as runtime:
+        proxy = await runtime.start(chaos.tcp_proxy(("☃.invalid", 1)))
+        for _ in range(5):  # more than crashes are allowed
+            async with await trio.open_tcp_stream(*await proxy.address()) as stream:
+                assert await is_reset(stream)
+        statistics = await proxy.statistics()
+        assert (statistics.unreachable, statistics.total) == (5, 5)
 
 
 async def test_a_server_that_is_not_there_is_a_reset() -> None:
