@@ -42,7 +42,7 @@ def test_the_end_of_the_side_that_has_vanished_is_not_told() -> None:
         for mark in Mark:
             link.ended(vanished, mark, 1.0)
             assert link.verdict(1.0) is None
-        link.ended(left, Mark.END, 2.0)
+        link.ended(left, Mark.RESET, 2.0)
         assert link.verdict(2.0) == "done"
 
 

@@ -140,8 +140,8 @@ class Cut(Fault, frozen=True):
     """The connection ends when `after` bytes have passed: in the middle of a frame, for instance.
 
     They are counted from when the fault and the connection meet, for each direction that it strikes; with 0 it ends at
-    once. The end is a reset, or an orderly close, of both sides; it waits until the bytes have
-    arrived in the kernel of whoever gets them, for as long as it takes any.
+    once. The end is a reset, or an orderly close, of both sides; it waits until the bytes have arrived in the kernel of
+    whoever gets them, for as long as that takes any.
     """
 
     after: int
