@@ -142,4 +142,13 @@ MUTANTS = (
 """,
         ("tests/components/mq/test_rebalance.py::test_who_is_stopped_while_down_leaves_the_group",),
     ),
+    Mutant(
+        "what cannot be converted as a whole is written by its repr, secrets included",
+        "creche/components/clog/values.py",
+        """
+-            return self._by_parts(value, set(), _DEEPEST)
++            return safe_repr(value)
+""",
+        ("tests/components/clog/test_values.py",),
+    ),
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 
 HIDDEN = "***"
 _PLAIN = frozenset({str, bool, float, type(None)})
+_DEEPEST = 32  # containers within one another
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1  # what JSON encoders and log stores take as integers
 
 
@@ -35,7 +36,7 @@ class Values:
         try:
             return self._redacted(msgspec.to_builtins(value, str_keys=True, enc_hook=self._foreign))
         except Exception:  # a cycle, keys of a strange type, an attribute that raises
-            return safe_repr(value)
+            return self._by_parts(value, set(), _DEEPEST)
 
     def _redacted(self, value: object) -> object:
         """Inside what has been converted: there are no other containers than these two."""
@@ -47,6 +48,32 @@ class Values:
         if type(value) is int:
             return bounded(value)
         return value if type(value) in _PLAIN else safe_text(value)
+
+    def _by_parts(self, value: object, met: set[int], deepest: int) -> object:
+        """What can be shown of something that cannot be converted as a whole: its `repr` would tell what is hidden.
+
+        Each such thing is shown once, as in a cycle, so that the work is bounded.
+        """
+        if id(value) in met or not deepest:
+            return "..."
+        met.add(id(value))
+        try:
+            parts = _parts_of(value)
+        except Exception as broken:
+            return f"<{type(value).__name__}: raised {type(broken).__name__}>"
+        if parts is None:
+            return safe_repr(value)
+        if isinstance(parts, list):
+            return [self._part(item, met, deepest - 1) for item in parts]
+        return {
+            name: HIDDEN if self.hides(name) else self._part(item, met, deepest - 1) for name, item in parts.items()
+        }
+
+    def _part(self, value: object, met: set[int], deepest: int) -> object:
+        try:
+            return self._redacted(msgspec.to_builtins(value, str_keys=True, enc_hook=self._foreign))
+        except Exception:
+            return self._by_parts(value, met, deepest)
 
     def _foreign(self, value: Any) -> Any:
         """One step towards plain data, for what msgspec does not know. Subclasses of plain types are those types."""
@@ -60,6 +87,31 @@ class Values:
 
     def _hides(self, name: str) -> bool:
         return name.lower().endswith(self._endings)
+
+
+def _parts_of(value: object) -> dict[str, object] | list[object] | None:
+    """What a container or a record consists of; None if it is neither. May raise anything."""
+    if isinstance(value, Mapping):
+        return {safe_text(key): item for key, item in cast("Mapping[object, object]", value).items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(cast("Iterable[object]", value))
+    names = _names_of_fields(type(value))
+    return None if names is None else {name: _attribute(value, name) for name in names}
+
+
+def _names_of_fields(kind: type[Any]) -> Sequence[str] | None:
+    """Of a dataclass, a msgspec.Struct, or a class of attrs."""
+    for fields in ("__dataclass_fields__", "__struct_fields__"):
+        if hasattr(kind, fields):
+            return tuple(getattr(kind, fields))
+    return [field.name for field in kind.__attrs_attrs__] if hasattr(kind, "__attrs_attrs__") else None
+
+
+def _attribute(value: object, name: str) -> object:
+    try:
+        return getattr(value, name)
+    except Exception as broken:
+        return f"<raised {type(broken).__name__}>"
 
 
 def bounded(number: int) -> int | str:
