@@ -151,4 +151,32 @@ MUTANTS = (
 """,
         ("tests/components/clog/test_values.py",),
     ),
+    Mutant(
+        "a disk that is full at COMMIT crashes the log",
+        "creche/components/mq/schema.py",
+        """
+-        if db.in_transaction or error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
++        if db.in_transaction:
+""",
+        ("tests/components/mq/test_log.py::test_a_disk_that_is_full_at_commit_leaves_nothing_and_passes",),
+    ),
+    Mutant(
+        "the time in which the log was locked counts as silence",
+        GROUPS,
+        """
+         except sqlite3.Error:
+-            self._watching_since = None
+             raise
+""",
+        ("tests/components/mq/test_groups.py::test_a_log_that_was_unable_expels_nobody_at_once",),
+    ),
+    Mutant(
+        "a member that comes late expels itself",
+        GROUPS,
+        """
+-            if name != but and ((watched and member.expires < now) or not self._session.is_alive(member.session))
++            if (watched and member.expires < now) or not self._session.is_alive(member.session)
+""",
+        ("tests/components/mq/test_groups.py::test_who_comes_late_is_not_expelled_by_its_own_sync",),
+    ),
 )

@@ -18,8 +18,8 @@ were not sent. Then the file is closed.
 
 SQLite being unable (locked by another process, disk full, I/O error) is weather: the calls end in `Unavailable`,
 nothing of them is written, and the actor lives. All sends that have accumulated behind such a transaction end so too,
-for nothing shall overtake what is then sent again. A failing COMMIT is a crash, for nobody knows what it did; so is a
-damaged file.
+for nothing shall overtake what is then sent again. A COMMIT that fails is a crash, for nobody knows what it did, unless
+SQLite itself says that it did nothing, as on a full disk (see `schema`). A damaged file is a crash, too.
 """
 
 from __future__ import annotations

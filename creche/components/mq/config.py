@@ -69,7 +69,8 @@ class Config(BaseConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
         when it stops or gives a partition away.
     session_timeout
         A consumer that has not been heard of for so long loses its partitions. Those of a process that is known to have
-        ended lose them at once.
+        ended lose them at once. Longer than `busy_timeout` and `heartbeat_interval` together, for so long may a
+        heartbeat wait.
     heartbeat_interval
         How often a consumer tells that it lives, and hears of changes in its group that another process made.
     rebalance_timeout

@@ -14,12 +14,16 @@ owner: what a member that has lost its partition still commits has no effect (fe
 
 A member's row lives on when its actor crashes: the next incarnation syncs under the same name and gets the same
 partitions. Dead is whoever's process has ended (see `sessions`), and whoever has not synced for the session timeout;
-the latter counts only when the log itself has been there all that time.
+the latter counts only when the log itself has been there, and able to take syncs, all that time. Whether it was, each
+process knows of itself alone, from the syncs that it tried: what keeps it from writing may keep the others from it,
+too. So after one that failed it watches for a whole session timeout before it takes silence for death.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, Literal
 
 import msgspec
@@ -116,19 +120,20 @@ class Groups:
         self._db: Final = log.db
         self._session = session
         self._config = config
-        self._opened: float | None = None  # when it was asked for the first time, in seconds since the epoch
+        self._watching_since: float | None = None  # in seconds since the epoch; None: nobody is being watched
 
     # --- members ------------------------------------------------------------------------------------------------------
 
     def sync(self, group: str, member: str, topics: Sequence[str], now: float) -> Share:
         """The member lives and wants these topics, which are created if need be.
 
-        Its name is one of this process; other processes may have members of that name.
+        Its name is one of this process; other processes may have members of that name. However late it comes, it is not
+        expelled by its own sync.
         """
         member = self._full_name(member)
-        with transaction(self._db):
+        with self._watching():
             members = self._members(group)
-            expelled = self._expel(group, members, now)
+            expelled = self._expel(group, members, now, but=member)
             joined = self._set_member(group, member, members, topics, now)
             offsets = {topic: self._begin(group, topic, is_new=joined) for topic in topics}
             owners = self._owners(group)
@@ -201,7 +206,7 @@ class Groups:
 
         Raises `GroupActive` and `TopicUnknown`.
         """
-        with transaction(self._db):
+        with self._watching():
             self._must_be_idle(group, now)
             for place, offset in offsets.items():
                 begin, end = self._log.bounds(place)
@@ -210,9 +215,21 @@ class Groups:
 
     def delete(self, group: str, now: float) -> bool:
         """Forget a group without members: its next consumer begins anew. Whether it was there. Raises `GroupActive`."""
-        with transaction(self._db):
+        with self._watching():
             self._must_be_idle(group, now)
             return self._db.execute('DELETE FROM commits WHERE "group" = ?', (group,)).rowcount > 0
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _watching(self) -> Generator[None]:
+        """A transaction that may expel. If SQLite fails, whoever else lives may have failed to sync, too."""
+        try:
+            with transaction(self._db):
+                yield
+        except sqlite3.Error:
+            self._watching_since = None
+            raise
 
     # --- inside; all of it requires a transaction ---------------------------------------------------------------------
 
@@ -246,15 +263,15 @@ class Groups:
     def _commits(self, group: str) -> dict[TopicPartition, int]:
         return {(topic, partition): offset for topic, partition, offset in self._db.execute(_COMMITS, (group,))}
 
-    def _expel(self, group: str, members: dict[str, Member], now: float) -> tuple[str, ...]:
-        """Remove those that are dead, of the group and of `members`."""
-        if self._opened is None:
-            self._opened = now
-        watched = now >= self._opened + self._config.session_timeout
+    def _expel(self, group: str, members: dict[str, Member], now: float, but: str | None = None) -> tuple[str, ...]:
+        """Remove those that are dead, of the group and of `members`; never the one that is asking."""
+        if self._watching_since is None:
+            self._watching_since = now
+        watched = now >= self._watching_since + self._config.session_timeout
         dead = tuple(
             name
             for name, member in members.items()
-            if (watched and member.expires < now) or not self._session.is_alive(member.session)
+            if name != but and ((watched and member.expires < now) or not self._session.is_alive(member.session))
         )
         for name in dead:
             self._remove(group, name)

@@ -64,13 +64,22 @@ def transaction(db: sqlite3.Connection) -> Generator[None]:
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
+        _commit(db)
     except BaseException:
         if db.in_transaction:  # a full disk makes SQLite roll back by itself
             db.execute("ROLLBACK")
         raise
+
+
+def _commit(db: sqlite3.Connection) -> None:
+    """Raises `sqlite3.Error` when the transaction was not made, `CommitFailed` when that is unknown."""
     try:
         db.execute("COMMIT")
     except sqlite3.Error as error:
+        # One that is still open has not been committed (another process reads a file without a WAL).
+        # On a full disk what is missing is the commit record itself: it comes last, and counts only as a whole.
+        if db.in_transaction or error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+            raise
         # The commit record may have reached the disk: only the next opening can tell.
         raise CommitFailed(str(error)) from error
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ MANY_RESTARTS = creche.Intensity(restarts=1_000_000, window=1.0)
 STEADY = creche.Backoff(first=1.0, factor=2.0, cap=8.0, jitter=0.0, free=0)
 QUICK = creche.Backoff(first=0.0, cap=0.0, jitter=0.0, free=0)
 AT_ONCE = creche.Backoff(first=0.0, cap=0.0, jitter=0.0)
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and /proc")
 
 
 @asynccontextmanager
@@ -218,6 +221,41 @@ def values_in(path: Path, topic: str = "t") -> list[bytes]:
         next_offsets[partition] += 1
     assert {partition: next_offsets[partition] for partition in ends} == ends
     return [value for _, _, value in rows]
+
+
+@contextmanager
+def full_disk(path: Path) -> Generator[None]:
+    """Nothing more can be written to the log's WAL by the connections that are open in this process."""
+    with _wal_is("/dev/full", os.O_RDWR, path):
+        yield
+
+
+@contextmanager
+def broken_disk(path: Path) -> Generator[None]:
+    """The same, and the system's error is not the one of a full disk, but EBADF."""
+    with _wal_is(os.devnull, os.O_RDONLY, path):
+        yield
+
+
+@contextmanager
+def _wal_is(device: str, flags: int, path: Path) -> Generator[None]:
+    """Put a device into the place of the WAL, behind the back of SQLite, which cannot tell it from a faulty disk."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that nobody need read from it
+    wal = os.path.realpath(f"{path}-wal")
+    files = [int(name) for name in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{name}") == wal]
+    assert files
+    kept = [os.dup(file) for file in files]
+    other = os.open(device, flags)
+    try:
+        for file in files:
+            os.dup2(other, file)
+        yield
+    finally:
+        for file, original in zip(files, kept, strict=True):
+            os.dup2(original, file)
+            os.close(original)
+        os.close(other)
 
 
 class _CancelAt(trio.abc.Instrument):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from creche.components.mq.config import Config
+from creche.components.mq.errors import GroupActive
 from creche.components.mq.groups import Groups
 from creche.components.mq.log import Log
 from creche.components.mq.message import Message, TopicPartition
@@ -105,6 +108,59 @@ def test_a_log_that_was_away_expels_nobody_at_once(process: Process, path: Path)
     assert process.sync("b", 100.0) == set()
     assert process.sync("b", 109.0) == set()
     assert process.sync("b", 111.0) == set(T)
+
+
+def test_who_comes_late_is_not_expelled_by_its_own_sync(process: Process) -> None:
+    """It lives, and nobody has taken its partitions: they stay as they are."""
+    before = process.groups.sync("g", "a", ["t"], 0.0)
+    after = process.groups.sync("g", "a", ["t"], 100.0)
+    assert (after.owned, after.expelled, after.changed) == (before.owned, (), False)
+
+
+@contextmanager
+def locked(path: Path) -> Generator[None]:
+    """Another process holds the lock."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def test_a_log_that_was_unable_expels_nobody_at_once(process: Process, path: Path) -> None:
+    """As one that was away: the others could not sync either. Then who is silent is expelled in time."""
+    process.sync("a", 0.0)
+    process.sync("b", 0.0)
+    with locked(path), pytest.raises(sqlite3.OperationalError, match="locked"):
+        process.sync("a", 9.0)
+    for now in (15.0, 20.0, 24.0):
+        assert process.groups.sync("g", "a", ["t"], now).expelled == ()
+    assert len(process.groups.sync("g", "a", ["t"], 25.0).expelled) == 1
+
+
+def test_an_administrator_expels_nobody_at_once_when_the_log_was_unable(process: Process, path: Path) -> None:
+    """The same for who is not a member and only wants to know whether there are any."""
+    process.sync("b", 0.0)
+    with locked(path), pytest.raises(sqlite3.OperationalError, match="locked"):
+        process.groups.set_offsets("g", {("t", 0): 5}, 9.0)
+    with pytest.raises(GroupActive):
+        process.groups.set_offsets("g", {("t", 0): 5}, 15.0)
+    with locked(path), pytest.raises(sqlite3.OperationalError, match="locked"):
+        process.groups.delete("g", 20.0)
+    with pytest.raises(GroupActive):
+        process.groups.delete("g", 26.0)
+    assert process.groups.delete("g", 36.0)
+
+
+def test_each_process_watches_by_itself(process: Process, path: Path) -> None:
+    """One that could not write takes time to see who lives; one that always could expels in time."""
+    other = Process(path, session_timeout=10.0, heartbeat_interval=3.0)
+    process.sync("a", 0.0)
+    process.sync("hangs", 0.0)
+    other.sync("b", 0.0)
+    with locked(path), pytest.raises(sqlite3.OperationalError, match="locked"):
+        process.sync("a", 9.0)
+    assert process.groups.sync("g", "a", ["t"], 11.0).expelled == ()
+    assert other.groups.sync("g", "b", ["t"], 11.0).expelled == (f"hangs@{process.session.id}",)
+    other.close()
 
 
 def test_members_of_a_dead_process_are_expelled_at_once(process: Process, path: Path) -> None:

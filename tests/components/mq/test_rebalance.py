@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter, defaultdict
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,36 @@ async def test_a_slow_handler_is_no_reason_to_lose_anything(
         await seen.until_done(2)
     assert other.tried == []
     assert not [e for e in events if isinstance(e, m.PartitionsRevoked | m.MembersExpelled)]
+
+
+async def test_a_locked_log_is_no_reason_to_lose_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Who could not sync for longer than the session timeout goes on with what it does, and so do the others."""
+
+    async def take_a_minute(_record: m.Received) -> None:
+        await trio.sleep(60)
+
+    one, two = Seen(take_a_minute), Seen(take_a_minute)
+    path = tmp_path / "log"
+    config: dict[str, Any] = {"partitions": 2, "busy_timeout": 0.0, "session_timeout": 10.0, "heartbeat_interval": 3.0}
+    async with virtual_log_at(path, monkeypatch, clock=trio.current_time, **config) as (runtime, mq):
+        await runtime.start(m.consumer(mq, "g", "t", one, name="one"))
+        await runtime.start(m.consumer(mq, "g", "t", two, name="two"))
+        await trio.sleep(10)
+        await send(mq, 1, 2, key=None)
+        await one.until_tried(1)
+        await two.until_tried(1)
+        events = recorded(runtime)
+        with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            await trio.sleep(20)
+        await one.until_done(1)
+        await two.until_done(1)
+    assert (len(one.tried), len(two.tried)) == (1, 1)
+    assert not [
+        e for e in events if isinstance(e, m.MembersExpelled) or (isinstance(e, m.PartitionsRevoked) and e.lost)
+    ]
 
 
 async def test_processes_share_a_group_through_the_file(tmp_path: Path) -> None:

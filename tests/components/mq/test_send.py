@@ -15,7 +15,7 @@ from creche.components.mq.config import Synchronous
 from creche.components.mq.log import Log
 from creche.runtime.node import State
 
-from .support import HeldClock, killed, log_at, message, values_in
+from .support import HeldClock, broken_disk, full_disk, killed, log_at, message, needs_linux, values_in
 
 
 async def test_an_acknowledged_record_is_in_the_file(tmp_path: Path) -> None:
@@ -175,6 +175,38 @@ async def test_a_locked_file_is_weather(tmp_path: Path) -> None:
         assert (await mq.send_sync(message(4))).offset == 1
         assert runtime.node_of(mq).incarnation == 1
     assert values_in(path) == [b"1", b"4"]
+
+
+@needs_linux
+async def test_a_full_disk_is_weather(tmp_path: Path) -> None:
+    """As a locked file is, however often it is met; what is acknowledged afterwards follows without a gap."""
+    path = tmp_path / "log"
+    async with log_at(path) as (runtime, mq):
+        await mq.send_sync(message(1))
+        with full_disk(path):
+            for n in range(10):
+                with pytest.raises(m.Unavailable, match="full") as caught:
+                    await mq.send_sync(message(f"lost {n}"))
+                assert caught.value.retry_after is not None
+            with pytest.raises(m.Unavailable):
+                await mq.topics.create("u")
+            assert list(await mq.topics.list()) == ["t"]
+        assert (await mq.send_sync(message(2))).offset == 1
+        assert runtime.node_of(mq).incarnation == 1
+    assert values_in(path) == [b"1", b"2"]
+
+
+@needs_linux
+async def test_an_io_error_at_commit_leaves_the_outcome_unknown(tmp_path: Path) -> None:
+    """A crash, so that the file is opened anew."""
+    path = tmp_path / "log"
+    async with log_at(path) as (runtime, mq):
+        await mq.send_sync(message(1))
+        with broken_disk(path), pytest.raises(creche.OutcomeUnknown):
+            await mq.send_sync(message(2))
+        await mq.send_sync(message(3))
+        assert runtime.node_of(mq).incarnation == 2
+    assert values_in(path) in ([b"1", b"3"], [b"1", b"2", b"3"])
 
 
 async def test_nothing_overtakes_what_could_not_be_written(tmp_path: Path) -> None:
