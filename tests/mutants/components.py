@@ -179,4 +179,22 @@ MUTANTS = (
 """,
         ("tests/components/mq/test_groups.py::test_who_comes_late_is_not_expelled_by_its_own_sync",),
     ),
+    Mutant(
+        "an error in one connection ends all",
+        "creche/components/http/serving.py",
+        """
+-        except* Exception as errors:  # of a group that holds cancellations too they go on
++        except* ZeroDivisionError as errors:
+""",
+        ("tests/components/http/test_connections.py",),
+    ),
+    Mutant(
+        "a client that never reads holds up a stop",
+        "creche/components/http/serving.py",
+        """
+-                nursery.cancel_scope.deadline = trio.current_time() + self._config.graceful_timeout
++                connections.cancel_scope.deadline = trio.current_time() + self._config.graceful_timeout
+""",
+        ("tests/components/http/test_connections.py",),
+    ),
 )

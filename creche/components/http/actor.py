@@ -2,22 +2,23 @@
 
 Theory of operation
 -------------------
-The listening socket is made once and kept by the cell. Each incarnation serves a duplicate of it, which Hypercorn
-closes at its end; the original, and with it the kernel's backlog, stays. Requests run in the lifespan's nursery: an
-error of the server itself (not of the application, which answers 500) is a crash of this actor; a kill drops the
-connections that are open. At a stop the listener closes first, and open requests have `drain` seconds.
+The listening socket is made once and kept by the cell. Each incarnation serves a duplicate of it, which is closed at
+its end; the original, and with it the kernel's backlog, stays. Connections run in the lifespan's nursery (see
+`serving`): an error of the application is answered 500, an error in the protocol of a connection closes that
+connection, and an error of the server itself is a crash of this actor. A kill drops the connections that are open. At a
+stop the listener closes first, and open requests have `drain` seconds.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -30,7 +31,9 @@ from .app import attended, limited
 from .config import ServerConfig
 
 if TYPE_CHECKING:
-    from hypercorn.config import Config as HypercornConfig
+    from .serving import Server
+
+logger = logging.getLogger("hypercorn.error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,14 @@ class ServerStatistics:
     running, waiting, shed
         Requests that are being handled; that wait in line; that were refused by this incarnation for having waited too
         long.
+    broken
+        Connections that this incarnation has closed because of an error in their protocol.
     """
 
     running: int
     waiting: int
     shed: int
+    broken: int
 
 
 class HttpActor(Actor):
@@ -56,14 +62,15 @@ class HttpActor(Actor):
         self._config = config
         self._gate = Gate(config.requests, Admission(config.wait_target, config.wait_interval), self._tell_shed)
         self._app = attended(admitted(limited(app, config.write_timeout), self._gate), config.read_timeout)
+        self._broken = 0
         self._socket = self.context.keep("socket", partial(listening_socket, config), socket.socket.close)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
-        serve, config = _hypercorn(self._config, self._socket)
+        server = _hypercorn(self._app, self._config, self._tell_broken)
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(serve, self._app, config, shutdown_trigger=stop.wait))
+            await nursery.start(server.serve, self._socket, stop)
             yield
             stop.set()
 
@@ -75,13 +82,18 @@ class HttpActor(Actor):
 
     @message(on_caller_gone="cancel")
     async def statistics(self) -> ServerStatistics:
-        """What is being handled, what waits, and what was refused."""
-        return ServerStatistics(self._gate.running, self._gate.waiting, self._gate.shed)
+        """What is being handled, what waits, what was refused, and what broke."""
+        return ServerStatistics(self._gate.running, self._gate.waiting, self._gate.shed, self._broken)
 
     def _tell_shed(self, waited: float) -> None:
         hub = self.context.runtime.events
         if hub.on:
             hub.emit(Shed(trio.current_time(), self.context.path, self.context.incarnation, "request", waited))
+
+    def _tell_broken(self, errors: ExceptionGroup[Exception]) -> None:
+        self._broken += 1
+        told = ", ".join(repr(error) for error in leaves(errors))
+        logger.warning("a connection was closed because of an error in its protocol: %s", told)
 
 
 def listening_socket(config: ServerConfig) -> socket.socket:
@@ -100,25 +112,27 @@ def listening_socket(config: ServerConfig) -> socket.socket:
     return listener
 
 
-def _hypercorn(config: ServerConfig, listener: socket.socket) -> tuple[Any, HypercornConfig]:
-    """Hypercorn's serve function and its config.
+def leaves(errors: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    """The errors themselves, from groups in groups."""
+    for error in errors.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from leaves(cast("ExceptionGroup[Exception]", error))
+        else:
+            yield error
 
-    Imported here so that a service without HTTP needs no HTTP packages.
-    """
+
+def _hypercorn(app: ASGIApp, config: ServerConfig, broken: Callable[[ExceptionGroup[Exception]], object]) -> Server:
+    """Imported here so that a service without HTTP needs no HTTP packages."""
     try:
-        from hypercorn.config import Config, Sockets
-        from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType]
+        from hypercorn.config import Config
+
+        from .serving import Server
     except ImportError as error:
         raise ImportError("the HTTP server needs Hypercorn: pip install 'creche[http]'") from error
-
-    class OnKeptSocket(Config):
-        def create_sockets(self) -> Sockets:
-            return Sockets([], [listener.dup()], [])
-
-    server = OnKeptSocket()
-    server.errorlog = logging.getLogger("hypercorn.error")
-    server.loglevel = "WARNING"
-    server.graceful_timeout = config.drain
-    server.keep_alive_timeout = ceil(config.idle_timeout)
-    server.include_server_header = False
-    return cast("Any", serve), server
+    inner = Config()
+    inner.errorlog = logger
+    inner.loglevel = "WARNING"
+    inner.graceful_timeout = config.drain
+    inner.keep_alive_timeout = ceil(config.idle_timeout)
+    inner.include_server_header = False
+    return Server(app, inner, write_timeout=config.write_timeout, broken=broken)

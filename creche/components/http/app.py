@@ -1,24 +1,24 @@
-"""What stands between the server and the application: the limits on its time, who waits for it, and ASGI's lifespan."""
+"""What stands between the server and the application: the limits on its time, and who waits for it."""
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from math import inf
 
 import trio
 
 from ...runtime.asgi import ASGIApp, Message, Receive, Scope, Send
 
+request_deadline: ContextVar[float] = ContextVar("request_deadline", default=inf)
+"""When the application's time for this request is over: the server shields its writes from the cancellation."""
+
+_END_OF_ANSWER = 1.0  # seconds for the end of an answer whose client is said to have left
+
 
 def limited(app: ASGIApp, seconds: float) -> ASGIApp:
-    """`app` with at most `seconds` for each HTTP request: 504 if it has not begun to answer by then.
-
-    It never sees ASGI's lifespan events: what it needs is started and stopped by the tree that it stands in.
-    """
+    """`app` with at most `seconds` for each HTTP request: 504 if it has not begun to answer by then."""
 
     async def limited_app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _answer_lifespan(receive, send)
-            return
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
@@ -30,7 +30,11 @@ def limited(app: ASGIApp, seconds: float) -> ASGIApp:
             await send(message)
 
         with trio.move_on_after(seconds) as limit:
-            await app(scope, receive, watched_send)
+            outer = request_deadline.set(limit.deadline)
+            try:
+                await app(scope, receive, watched_send)
+            finally:
+                request_deadline.reset(outer)
         if limit.cancelled_caught and not begun:
             await _answer(send, 504, b"the service took too long")
 
@@ -62,6 +66,7 @@ class _Exchange:
         self._patience = patience
         self._ahead, self._messages = trio.open_memory_channel[Message](1)
         self._request = trio.CancelScope()
+        self._end_of_answer = trio.CancelScope()
         self._begun = self._answered = self._client_left = False
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
@@ -84,10 +89,13 @@ class _Exchange:
 
     async def _watched_send(self, message: Message) -> None:
         self._begun = True
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._answered = True  # what comes after it is nobody's to cancel
-            self._request.deadline = inf
-        await self._send(message)
+        if self._answered or message["type"] != "http.response.body" or message.get("more_body", False):
+            await self._send(message)
+            return
+        self._answered = True  # what comes after it is nobody's to cancel
+        self._request.deadline = inf
+        with self._end_of_answer:
+            await self._send(message)
 
     async def _read_ahead(self) -> None:
         more = True
@@ -100,20 +108,15 @@ class _Exchange:
                 self._client_left = True
                 self._request.cancel("the client has left")
                 return
+            if message["type"] == "http.disconnect":
+                # Comes with the end of each answer too, and then nothing is left to wait for. Over HTTP/2 Hypercorn
+                # would wait forever for a client that has left to take the rest.
+                self._end_of_answer.deadline = trio.current_time() + _END_OF_ANSWER
             more = message.get("more_body", False)
             try:
                 self._ahead.send_nowait(message)
             except trio.WouldBlock:
                 await self._ahead.send(message)
-
-
-async def _answer_lifespan(receive: Receive, send: Send) -> None:
-    """Say yes to both of its events, so that the server does not warn of an application that knows none of them."""
-    while True:
-        event = (await receive())["type"]
-        await send({"type": f"{event}.complete"})
-        if event == "lifespan.shutdown":
-            return
 
 
 async def _answer(send: Send, status: int, message: bytes) -> None:

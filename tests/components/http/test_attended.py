@@ -22,6 +22,7 @@ class Client:
     def __init__(self) -> None:
         self._sent, self._messages = trio.open_memory_channel[Message](math.inf)
         self.answer: list[Message] = []
+        self.takes_the_end = True  # of its answer
 
     def sends(self, body: bytes = b"", *, more: bool = False) -> None:
         self._sent.send_nowait({"type": "http.request", "body": body, "more_body": more})
@@ -32,6 +33,8 @@ class Client:
     async def ask(self, app: ASGIApp) -> None:
         async def send(message: Message) -> None:
             self.answer.append(message)
+            if message["type"] == "http.response.body" and not self.takes_the_end:
+                await trio.sleep_forever()
 
         await app(HTTP, self._messages.receive, send)
 
@@ -85,6 +88,19 @@ async def test_what_comes_after_the_answer_goes_on(autojump_clock: MockClock) ->
         await wait_all_tasks_blocked()
         client.leaves()
     assert (app.ended, client.status) == ("done", 200)
+
+
+async def test_the_end_of_an_answer_does_not_wait_for_a_client_that_has_left(autojump_clock: MockClock) -> None:
+    """Some servers would. What comes after the answer goes on all the same."""
+    app, client = Slow(5, answers_first=True), Client()
+    client.takes_the_end = False
+    client.sends()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.ask, attended(app, 30))
+        await wait_all_tasks_blocked()
+        client.leaves()
+    assert (app.ended, client.status) == ("done", 200)
+    assert trio.current_time() == pytest.approx(1 + 5)
 
 
 async def test_a_client_that_leaves_the_line_is_not_waited_for(autojump_clock: MockClock) -> None:
