@@ -37,7 +37,7 @@ class Companion:
         self._nursery: trio.Nursery | None = None
         self._early: list[Job] = []  # spawned before the task has opened its nursery
         self._over: trio.Event | None = None
-        self.ends = False  # soon no task can be started any more
+        self.ends = False  # what is started now is cancelled at once
         self.flights: Flights | None = None
         self.agenda: Agenda | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -29,12 +30,23 @@ class Late(Probe):
     async def _fail(self) -> None:
         raise Boom("in the background")
 
+    async def linger(self) -> None:
+        """Holds up the end of the background work, and with it the news of the crash."""
+        self.context.spawn(self._linger)
 
-async def test_nothing_is_let_in_at_the_end_of_an_incarnation(autojump_clock: MockClock) -> None:
+    async def _linger(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(8)
+
+
+@pytest.mark.parametrize("lingers", [False, True])
+async def test_nothing_is_let_in_at_the_end_of_an_incarnation(autojump_clock: MockClock, lingers: bool) -> None:
     """The call is `NotDelivered`; the outer caller is told of the crash; the next life goes on."""
     async with creche.open_runtime("test") as runtime, trio.open_nursery() as nursery:
         log: list[str] = []
         late = await runtime.start(creche.child(Late, log))
+        if lingers:
+            await late.ask.linger()
         reply = asking(nursery, late.ask.work)
         assert await reply.settled() == "OutcomeUnknown"
         await settle()

@@ -393,13 +393,14 @@ MUTANTS = (
         ("tests/core/test_reentrancy.py",),
     ),
     Mutant(
-        "a call is let in when no task can be started any more",
+        "a call is let in when background work is ending",
         HANDLING,
         """
 -        if self._condemned is not None or self.companion().ends:
 +        if self._condemned is not None:
              raise NotDelivered(self.path, "crash")
 """,
+        ("tests/issues/test_reentry_at_the_end.py",),
     ),
     Mutant(
         "what ends is taken for one that was let in",
