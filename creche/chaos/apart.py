@@ -6,11 +6,13 @@ every further run in the same process would seem to fail, however small its plan
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from typing import cast
 
 from ..runtime.node import one_line
 from ..testing.deterministic import Trace
@@ -29,32 +31,33 @@ def run_apart(under: Under, plan: Plan) -> Run:
 
     A process that dies is a failure like any other. However this is left, the process has ended.
     """
-    spawning = multiprocessing.get_context("spawn")
-    here, there = spawning.Pipe(duplex=False)
-    process = spawning.Process(target=_tell, args=(there, under, plan))
-    process.start()
-    there.close()
-    try:
-        return _as_run(here.recv(), plan)
-    except EOFError:
-        process.join()
-        died = FailedApart("died", f"its process has died, with status {process.exitcode}")
-        return Run(plan.seed, plan, died, Journal().summary(), Trace())
-    finally:
-        process.terminate()
-        process.join()
+    program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import report; report()"
+    # Not `multiprocessing`: it leaves a helper process behind.
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            told, _ = process.communicate(pickle.dumps((under, plan)))
+        finally:
+            process.kill()
+    if told:
+        return _as_run(cast("Told", pickle.loads(told)), plan)
+    died = FailedApart("died", f"its process has died, with status {process.returncode}")
+    return Run(plan.seed, plan, died, Journal().summary(), Trace())
 
 
-def _tell(there: Connection, under: Under, plan: Plan) -> None:
+def report() -> None:
+    """In the new process: what is to be done comes from standard input, what came of it goes to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for whoever waits for us, and ends us, too
-    os.dup2(2, 1)
-    one = under(plan)
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)  # whatever else is written is not for there
+        under, plan = cast("tuple[Under, Plan]", pickle.load(sys.stdin.buffer))
+        out.write(pickle.dumps(_told(under(plan))))
+
+
+def _told(one: Run) -> Told:
     failure = one.failure
     if isinstance(failure, Violated):
-        name, text = failure.name, failure.detail
-    else:
-        name, text = "", "" if failure is None else one_line(failure)
-    there.send((kind_of_failure(failure), name, text, one.summary))
+        return kind_of_failure(failure), failure.name, failure.detail, one.summary
+    return kind_of_failure(failure), "", "" if failure is None else one_line(failure), one.summary
 
 
 def _as_run(told: Told, plan: Plan) -> Run:
