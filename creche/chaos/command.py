@@ -150,7 +150,7 @@ def _job(arguments: argparse.Namespace, ctrl_c: _CtrlC | None) -> _Job:
     if arguments.save_plan is not None and not arguments.save_plan.absolute().parent.is_dir():
         raise ValueError(f"--save-plan {arguments.save_plan}: there is no such folder")
     target = _named(arguments.target)
-    if isinstance(target, Openable):
+    if of_app := isinstance(target, Openable):
         until = None if arguments.virtual or ctrl_c is None else ctrl_c.wait
         scenario = scenario_of(target, lasting, _load(arguments.load), arguments.healthy_within, until)
     elif is_scenario(target) and arguments.load is None:
@@ -161,8 +161,8 @@ def _job(arguments: argparse.Namespace, ctrl_c: _CtrlC | None) -> _Job:
         )
     return _Job(
         scenario,
-        of_app=isinstance(target, Openable),
-        live=isinstance(target, Openable) and not arguments.virtual,
+        of_app=of_app,
+        live=of_app and not arguments.virtual,
         plan=None if stored is None else stored.plan,
         recipe=_recipe(arguments, lasting),
         lasting=lasting,

@@ -336,8 +336,10 @@ class FailedApart(CrecheError):
 
 def kind_of_failure(failure: Exception | None) -> str:
     """What two runs have in common that fail in the same way."""
-    if failure is None or isinstance(failure, FailedApart):
-        return "" if failure is None else failure.kind
+    if failure is None:
+        return ""
+    if isinstance(failure, FailedApart):
+        return failure.kind
     return f"Violated {failure.name}" if isinstance(failure, Violated) else type(failure).__name__
 
 

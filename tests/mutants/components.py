@@ -146,7 +146,7 @@ MUTANTS = (
         "what cannot be converted as a whole is written by its repr, secrets included",
         "creche/components/clog/values.py",
         """
--            return self._by_parts(value, set(), _DEEPEST)
+-            return self._by_parts(value, met, deepest)
 +            return safe_repr(value)
 """,
         ("tests/components/clog/test_values.py",),

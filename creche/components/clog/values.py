@@ -33,10 +33,13 @@ class Values:
             return value
         if type(value) is int:
             return bounded(value)
+        return self._converted(value, set(), _DEEPEST)
+
+    def _converted(self, value: object, met: set[int], deepest: int) -> object:
         try:
             return self._redacted(msgspec.to_builtins(value, str_keys=True, enc_hook=self._foreign))
         except Exception:  # a cycle, keys of a strange type, an attribute that raises
-            return self._by_parts(value, set(), _DEEPEST)
+            return self._by_parts(value, met, deepest)
 
     def _redacted(self, value: object) -> object:
         """Inside what has been converted: there are no other containers than these two."""
@@ -64,16 +67,11 @@ class Values:
         if parts is None:
             return safe_repr(value)
         if isinstance(parts, list):
-            return [self._part(item, met, deepest - 1) for item in parts]
+            return [self._converted(item, met, deepest - 1) for item in parts]
         return {
-            name: HIDDEN if self.hides(name) else self._part(item, met, deepest - 1) for name, item in parts.items()
+            name: HIDDEN if self.hides(name) else self._converted(item, met, deepest - 1)
+            for name, item in parts.items()
         }
-
-    def _part(self, value: object, met: set[int], deepest: int) -> object:
-        try:
-            return self._redacted(msgspec.to_builtins(value, str_keys=True, enc_hook=self._foreign))
-        except Exception:
-            return self._by_parts(value, met, deepest)
 
     def _foreign(self, value: Any) -> Any:
         """One step towards plain data, for what msgspec does not know. Subclasses of plain types are those types."""

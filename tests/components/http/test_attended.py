@@ -38,6 +38,13 @@ class Client:
 
         await app(HTTP, self._messages.receive, send)
 
+    async def asks_and_leaves(self, app: ASGIApp) -> None:
+        """When nothing goes on without it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.ask, app)
+            await wait_all_tasks_blocked()
+            self.leaves()
+
     @property
     def status(self) -> int:
         return int(self.answer[0]["status"])
@@ -72,10 +79,7 @@ class Slow:
 async def test_a_client_that_leaves_cancels_its_request(autojump_clock: MockClock) -> None:
     app, client = Slow(), Client()
     client.sends()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.ask, attended(app, 30))
-        await wait_all_tasks_blocked()
-        client.leaves()
+    await client.asks_and_leaves(attended(app, 30))
     assert (app.ended, client.answer) == ("cancelled", [])
 
 
@@ -83,10 +87,7 @@ async def test_what_comes_after_the_answer_goes_on(autojump_clock: MockClock) ->
     """Servers tell of the end of an exchange as of a client that leaves."""
     app, client = Slow(5, answers_first=True), Client()
     client.sends()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.ask, attended(app, 30))
-        await wait_all_tasks_blocked()
-        client.leaves()
+    await client.asks_and_leaves(attended(app, 30))
     assert (app.ended, client.status) == ("done", 200)
 
 
@@ -95,10 +96,7 @@ async def test_the_end_of_an_answer_does_not_wait_for_a_client_that_has_left(aut
     app, client = Slow(5, answers_first=True), Client()
     client.takes_the_end = False
     client.sends()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.ask, attended(app, 30))
-        await wait_all_tasks_blocked()
-        client.leaves()
+    await client.asks_and_leaves(attended(app, 30))
     assert (app.ended, client.status) == ("done", 200)
     assert trio.current_time() == pytest.approx(1 + 5)
 
@@ -151,10 +149,7 @@ async def test_the_application_gets_the_request_as_it_comes(autojump_clock: Mock
     for part in (b"a", b"b"):
         client.sends(part, more=True)
     client.sends(b"c")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.ask, attended(application, 30))
-        await wait_all_tasks_blocked()
-        client.leaves()
+    await client.asks_and_leaves(attended(application, 30))
     assert told == [b"a", b"b", b"c", "http.disconnect"]
 
 
